@@ -1,0 +1,53 @@
+# tapewatch: `make install`, then `make demo`. Everything lives in .venv; locked by requirements.lock.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock
+ARGS ?=
+
+.PHONY: install demo test check unit services lock bench clean
+
+install: $(VENV)/.installed-all  ## everything for developing: training, console, tests
+
+demo: $(VENV)/.installed-demo  ## broker, database, every role, a sample stream, a webhook sink; ARGS="--headless --for 60 --json"
+	@$(BIN)/tapewatch demo $(ARGS)
+
+test: $(VENV)/.installed-all check services unit  ## what CI runs
+
+check: $(VENV)/.installed-all
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+unit: $(VENV)/.installed-all
+	$(BIN)/python -m pytest $(ARGS)
+
+services:  ## PostgreSQL's server binaries, for the tests that start their own server
+	@ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || command -v postgres >/dev/null 2>&1 \
+		|| { echo "installing PostgreSQL for the tests"; apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql >/dev/null; } \
+		|| { echo "PostgreSQL is missing: apt-get install postgresql" >&2; exit 2; }
+
+bench: $(VENV)/.installed-all  ## the figures of README, in one run each
+	$(BIN)/tapewatch bench engine --json
+	$(BIN)/tapewatch bench pipeline --json
+	$(BIN)/tapewatch bench watch --json
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "tapewatch needs Python 3.11 or newer; say make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed-demo: $(VENV)/bin/python pyproject.toml requirements.lock
+	@[ -f $(VENV)/.installed-all ] && [ $(VENV)/.installed-all -nt requirements.lock ] || { echo "installing into $(VENV) …"; $(PIP) -e '.[cpu,demo]'; }
+	@touch $@
+
+$(VENV)/.installed-all: $(VENV)/bin/python pyproject.toml requirements.lock
+	@echo "installing everything for developing into $(VENV) …"
+	@$(PIP) torch==2.13.0
+	@$(PIP) -e '.[cpu,demo,console,train,dev]'
+	@touch $@
+
+lock: $(VENV)/.installed-all  ## write what is installed now as the locked versions
+	$(BIN)/python -m pip freeze --exclude-editable | grep -v -E '^(tapewatch|nvidia-|triton)' | sed 's/+cpu$$//' > requirements.lock
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,179 @@
+"""What crosses rooms: frozen, keyword-only structs. Facts in the past tense, times in epoch milliseconds UTC.
+
+Offsets always count Unicode code points of `Document.text`, the original text, never of the cleaned one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Any, Literal
+
+import msgspec
+
+Channel = Literal["news", "social"]
+Direction = Literal["negative", "positive"]
+AlertKind = Literal["tone", "burst", "drift", "divergence"]
+LABELS: tuple[str, str, str] = ("negative", "neutral", "positive")
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of all records."""
+
+
+class Place(Record):
+    """Where in Kafka a message lies."""
+
+    topic: str
+    partition: int
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}/{self.partition}@{self.offset}"
+
+
+class Document(Record):
+    """One decoded message of topic `news` or `social`. `id` is unique per source."""
+
+    id: str
+    source: str
+    channel: Channel
+    published_at_ms: int
+    title: str
+    body: str | None = None
+    url: str | None = None
+    lang: str | None = None
+    author: str | None = None
+    author_followers: int | None = None
+    symbols: tuple[str, ...] = ()
+    extra: Mapping[str, Any] = {}
+
+    @property
+    def key(self) -> str:
+        """Unique over all sources."""
+        return f"{self.source}:{self.id}"
+
+    @property
+    def text(self) -> str:
+        """The original text that offsets refer to: title, then body on a line of its own."""
+        return f"{self.title}\n{self.body}" if self.body else self.title
+
+
+class Span(Record):
+    """Half-open range of code points in the original text."""
+
+    start: int
+    end: int
+
+
+class LinkedEntity(Record):
+    """An entity that a document mentions. `spans` is empty when only the source's `symbols` name it.
+
+    `cue` is the strongest reason: cashtag | ticker | name | alias | symbol.
+    """
+
+    entity: str
+    spans: tuple[Span, ...]
+    cue: str
+
+
+class Evidence(Record):
+    """The words that carry a judgement."""
+
+    start: int
+    end: int
+    quote: str
+
+
+class ScoredMention(Record):
+    """One judged mention, the value of topic `mentions` (JSON, key = entity)."""
+
+    id: str
+    entity: str
+    document: str
+    source: str
+    channel: Channel
+    published_at_ms: int
+    text: str
+    author: str | None = None
+    author_followers: int | None = None
+    url: str | None = None
+    spans: tuple[Span, ...] = ()
+    cue: str = "name"
+    probabilities: tuple[float, float, float]
+    polarity: float
+    evidence: tuple[Evidence, ...] = ()
+    topic: str | None = None
+    events: tuple[str, ...] = ()
+    abstained: bool = False
+    model: str
+    scored_at_ms: int
+
+    @property
+    def label(self) -> str:
+        best = max(range(3), key=self.probabilities.__getitem__)
+        return LABELS[best]
+
+
+def mention_id(document_key: str, entity: str) -> str:
+    """Deterministic: the same document and entity give the same id on every delivery."""
+    return sha256(f"{document_key}\x1f{entity}".encode()).hexdigest()[:32]
+
+
+class DeadLetter(Record):
+    """A message that could not be used, with everything needed to understand and to replay it."""
+
+    place: Place
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...] = ()
+    reason: str
+    detail: str
+    failed_at_ms: int
+
+
+class AlertEvidence(Record):
+    """One story for or against an alert."""
+
+    document: str
+    quote: str
+    polarity: float
+    weight: float
+    source: str
+    published_at: str
+    url: str | None = None
+    copies: int = 1
+
+
+class Alert(Record):
+    """The alert line of alerts.jsonl and the `data` of a webhook. Times are RFC 3339; the contract of design.md."""
+
+    id: str
+    entity: str
+    kind: AlertKind
+    direction: Direction
+    opened_at: str
+    resolved_at: str | None
+    severity: Literal["low", "medium", "high", "critical"]
+    p_value: float
+    polarity: float
+    effective_n: float
+    raw_n: int
+    baseline: Mapping[str, Any]
+    evidence: tuple[AlertEvidence, ...]
+    counter_evidence: tuple[AlertEvidence, ...]
+    flip_margin: float
+    model: str
+    rule: str
+    name: str | None = None
+    brief: str = ""
+    details: Mapping[str, Any] = {}
+
+
+class AlertTransition(Record):
+    """A step of an alert's life, kept for ever and sent to receivers: `change` and the reason enum's value."""
+
+    alert: Alert
+    change: Literal["opened", "updated", "resolved"]
+    reason: str
+    at_ms: int

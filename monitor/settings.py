@@ -1,0 +1,251 @@
+"""Configuration: one TOML file, overridden by environment variables `TAPEWATCH_SECTION__KEY`.
+
+Unknown keys are refused and every fault is reported at once, each with file and key. Paths are relative to the file
+that names them. Secrets are never written here: `*_file` and `*_env` name where they are.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from monitor.errors import Fatal
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Positive = Annotated[int, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """A frozen table of the file; unknown keys are faults."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class KafkaSettings(Section):
+    bootstrap_servers: str = "127.0.0.1:9092"
+    topic_news: str = "news"
+    topic_social: str = "social"
+    topic_mentions: str = "mentions"
+    topic_dead_letters: str = "dead-letters"
+    group_prefix: str = "tapewatch"
+    create_topics: bool = True
+    partitions: Positive = 4
+    session_timeout_ms: Positive = 30_000
+    max_poll_interval_ms: Positive = 300_000
+    first_offset: Literal["earliest", "latest"] = "earliest"
+    static_member: str | None = None
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    ssl_cafile: Path | None = None
+    ssl_certfile: Path | None = None
+    ssl_keyfile: Path | None = None
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    sasl_username: str | None = None
+    sasl_password_file: Path | None = None
+    sasl_password_env: str | None = None
+
+
+class DatabaseSettings(Section):
+    url: str = "sqlite:///tapewatch.db"
+    url_env: str | None = None
+    retention_days: Positive = 90
+
+
+class WatchlistSettings(Section):
+    path: Path
+
+
+class BundleSettings(Section):
+    """`path` unset means the shipped bundle."""
+
+    path: Path | None = None
+    precision: Literal["fp32", "fp16", "int8"] = "int8"
+    provider: Literal["cpu", "cuda"] = "cpu"
+    cache_dir: Path | None = None
+    threads: Annotated[int, Field(ge=0)] = 0
+
+
+class IntakeSettings(Section):
+    message_bytes_max: Positive = 262_144
+    depth_max: Positive = 16
+    text_chars_max: Positive = 20_000
+
+
+class ScoreSettings(Section):
+    batch_tokens_max: Positive = 2_048
+    batch_documents_max: Positive = 64
+    deadline_ms: Positive = 200
+    queue_documents_max: Positive = 1_024
+    poll_messages_max: Positive = 1_000
+    telemetry_port: Port = 9101
+
+
+class WatchSettings(Section):
+    batch_mentions_max: Positive = 1_000
+    poll_ms: Positive = 200
+    idle_tick_s: Seconds = 30.0
+    telemetry_port: Port = 9102
+
+
+class DeliverSettings(Section):
+    poll_ms: Positive = 500
+    telemetry_port: Port = 9103
+
+
+class RulesSettings(Section):
+    path: Path
+
+
+class ReceiverSettings(Section):
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+    url: str
+    secret_env: str | None = None
+    secret_file: Path | None = None
+    previous_secret_env: str | None = None
+    previous_secret_file: Path | None = None
+    allow_http: bool = False
+    allow_private: bool = False
+    min_severity: Literal["low", "medium", "high", "critical"] = "low"
+    timeout_s: Seconds = 10.0
+
+
+class TelemetrySettings(Section):
+    host: str = "127.0.0.1"
+    log_format: Literal["console", "json"] = "console"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class ServiceSettings(Section):
+    roles: tuple[Literal["score", "watch", "deliver"], ...] = ("score", "watch", "deliver")
+    drain_s: Seconds = 10.0
+
+
+class Settings(Section):
+    """The whole file."""
+
+    service: ServiceSettings = ServiceSettings()
+    kafka: KafkaSettings = KafkaSettings()
+    database: DatabaseSettings = DatabaseSettings()
+    watchlist: WatchlistSettings
+    bundle: BundleSettings = BundleSettings()
+    intake: IntakeSettings = IntakeSettings()
+    score: ScoreSettings = ScoreSettings()
+    watch: WatchSettings = WatchSettings()
+    deliver: DeliverSettings = DeliverSettings()
+    rules: RulesSettings
+    receivers: tuple[ReceiverSettings, ...] = ()
+    telemetry: TelemetrySettings = TelemetrySettings()
+
+
+def load_settings(path: Path, environ: dict[str, str] | None = None) -> Settings:
+    """Read and validate. Raises Fatal with every fault, one line each: file, key, what is wrong."""
+    environ = dict(os.environ) if environ is None else environ
+    try:
+        raw = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError as err:
+        raise Fatal(f"{path}: no such file; name one with --config") from err
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
+        raise Fatal(f"{path}: not readable as TOML: {err}") from err
+    faults = [*_override(raw, environ)]
+    try:
+        settings = Settings.model_validate(raw)
+    except ValidationError as err:
+        faults += [_fault(path, error) for error in err.errors(include_url=False, include_input=False)]
+        raise Fatal(f"{path}: {len(faults)} fault(s)", faults=tuple(faults)) from err
+    faults += [f"{path}: {fault}" for fault in _cross_checks(settings, environ)]
+    if faults:
+        raise Fatal(f"{path}: {len(faults)} fault(s)", faults=tuple(faults))
+    return _with_absolute_paths(settings, path.resolve().parent)
+
+
+def secret(*, file: Path | None, env: str | None, what: str) -> str | None:
+    """A secret from a file or an environment variable; None if neither is named, Fatal if the named one is missing."""
+    if file is not None:
+        try:
+            return file.read_text("utf-8").strip()
+        except OSError as err:
+            raise Fatal(f"{what}: secret file {file} can't be read: {err.strerror}") from err
+    if env is not None:
+        if not os.environ.get(env):
+            raise Fatal(f"{what}: environment variable {env} is not set")
+        return os.environ[env]
+    return None
+
+
+def _override(raw: dict[str, Any], environ: dict[str, str]) -> list[str]:
+    """TAPEWATCH_KAFKA__BOOTSTRAP_SERVERS=… wins over the file; a name that fits nothing is a fault."""
+    faults = []
+    if servers := environ.get("KAFKA_BOOTSTRAP_SERVERS"):
+        raw.setdefault("kafka", {})["bootstrap_servers"] = servers
+    for name, value in sorted(environ.items()):
+        if not name.startswith("TAPEWATCH_") or "__" not in name:
+            continue
+        section, _, key = name.removeprefix("TAPEWATCH_").lower().partition("__")
+        field = Settings.model_fields.get(section)
+        known = getattr(field.annotation, "model_fields", {}) if field else {}
+        if key not in known:
+            faults.append(f"environment {name}: no key [{section}] {key}")
+            continue
+        raw.setdefault(section, {})[key] = tuple(value.split(",")) if key == "roles" else value
+    return faults
+
+
+def _fault(path: Path, error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    message = (
+        "unknown key; remove it or correct its name" if error["type"] == "extra_forbidden" else error["msg"]
+    )
+    return f"{path}: {key}: {message}"
+
+
+def _cross_checks(settings: Settings, environ: dict[str, str]) -> list[str]:
+    faults = []
+    names = [receiver.name for receiver in settings.receivers]
+    faults += [
+        f"receivers: name {name!r} is used twice" for name in sorted({n for n in names if names.count(n) > 1})
+    ]
+    for index, receiver in enumerate(settings.receivers):
+        key = f"receivers.{index} ({receiver.name})"
+        if receiver.secret_env is None and receiver.secret_file is None:
+            faults.append(f"{key}: needs secret_env or secret_file, or its messages could not be signed")
+        if receiver.secret_env and not environ.get(receiver.secret_env):
+            faults.append(f"{key}.secret_env: environment variable {receiver.secret_env} is not set")
+        if not receiver.url.startswith("https://") and not (
+            receiver.allow_http and receiver.url.startswith("http://")
+        ):
+            faults.append(f"{key}.url: must be https:// (http:// only with allow_http = true)")
+    kafka = settings.kafka
+    topics = [kafka.topic_news, kafka.topic_social, kafka.topic_mentions, kafka.topic_dead_letters]
+    if len(set(topics)) != len(topics):
+        faults.append("kafka: the four topics must have different names")
+    if kafka.security_protocol.startswith("SASL") and not (
+        kafka.sasl_mechanism and kafka.sasl_username and (kafka.sasl_password_file or kafka.sasl_password_env)
+    ):
+        faults.append(
+            "kafka: SASL needs sasl_mechanism, sasl_username and sasl_password_file or sasl_password_env"
+        )
+    return faults
+
+
+def _with_absolute_paths(settings: Settings, base: Path) -> Settings:
+    """Every path of the file, absolute: relative ones start at the file's own folder."""
+
+    def absolute(section: Section) -> Section:
+        changes = {}
+        for name in type(section).model_fields:
+            value = getattr(section, name)
+            if isinstance(value, Path) and not value.is_absolute():
+                changes[name] = (base / value).resolve()
+            elif isinstance(value, Section):
+                changes[name] = absolute(value)
+            elif isinstance(value, tuple) and value and isinstance(value[0], Section):
+                changes[name] = tuple(absolute(item) for item in value)
+        return section.model_copy(update=changes) if changes else section
+
+    result = absolute(settings)
+    assert isinstance(result, Settings)
+    return result

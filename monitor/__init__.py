@@ -1,7 +1,7 @@
 """tapewatch: watches what the market says about each company.
 
     HOT (one direction, no way back)
-     topic news, social ─▶ [score] decode ▶ link ▶ batch ▶ encode once ▶ judge every mention ─▶ topic mentions (key = entity)
+     topic news, social ─▶ [score] decode ▶ link ▶ batch ▶ encode once ▶ judge every mention ─▶ topic mentions
                               └▶ dead letters
      topic mentions     ─▶ [watch] novelty ▶ buckets ▶ detectors ▶ alert life cycle ─▶ ONE database transaction
                                                                  (buckets, detector state, alerts, outbox, offsets)

@@ -21,7 +21,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """Base of all records."""
 
 
-class Place(Record):
+class Place(Record, frozen=True, kw_only=True):
     """Where in Kafka a message lies."""
 
     topic: str
@@ -32,7 +32,7 @@ class Place(Record):
         return f"{self.topic}/{self.partition}@{self.offset}"
 
 
-class Document(Record):
+class Document(Record, frozen=True, kw_only=True):
     """One decoded message of topic `news` or `social`. `id` is unique per source."""
 
     id: str
@@ -59,14 +59,14 @@ class Document(Record):
         return f"{self.title}\n{self.body}" if self.body else self.title
 
 
-class Span(Record):
+class Span(Record, frozen=True, kw_only=True):
     """Half-open range of code points in the original text."""
 
     start: int
     end: int
 
 
-class LinkedEntity(Record):
+class LinkedEntity(Record, frozen=True, kw_only=True):
     """An entity that a document mentions. `spans` is empty when only the source's `symbols` name it.
 
     `cue` is the strongest reason: cashtag | ticker | name | alias | symbol.
@@ -77,7 +77,7 @@ class LinkedEntity(Record):
     cue: str
 
 
-class Evidence(Record):
+class Evidence(Record, frozen=True, kw_only=True):
     """The words that carry a judgement."""
 
     start: int
@@ -85,7 +85,7 @@ class Evidence(Record):
     quote: str
 
 
-class ScoredMention(Record):
+class ScoredMention(Record, frozen=True, kw_only=True):
     """One judged mention, the value of topic `mentions` (JSON, key = entity)."""
 
     id: str
@@ -120,7 +120,7 @@ def mention_id(document_key: str, entity: str) -> str:
     return sha256(f"{document_key}\x1f{entity}".encode()).hexdigest()[:32]
 
 
-class DeadLetter(Record):
+class DeadLetter(Record, frozen=True, kw_only=True):
     """A message that could not be used, with everything needed to understand and to replay it."""
 
     place: Place
@@ -132,7 +132,7 @@ class DeadLetter(Record):
     failed_at_ms: int
 
 
-class AlertEvidence(Record):
+class AlertEvidence(Record, frozen=True, kw_only=True):
     """One story for or against an alert."""
 
     document: str
@@ -145,7 +145,7 @@ class AlertEvidence(Record):
     copies: int = 1
 
 
-class Alert(Record):
+class Alert(Record, frozen=True, kw_only=True):
     """The alert line of alerts.jsonl and the `data` of a webhook. Times are RFC 3339; the contract of design.md."""
 
     id: str
@@ -170,7 +170,7 @@ class Alert(Record):
     details: Mapping[str, Any] = {}
 
 
-class AlertTransition(Record):
+class AlertTransition(Record, frozen=True, kw_only=True):
     """A step of an alert's life, kept for ever and sent to receivers: `change` and the reason enum's value."""
 
     alert: Alert

@@ -196,27 +196,21 @@ def _override(raw: dict[str, Any], environ: dict[str, str]) -> list[str]:
 
 def _fault(path: Path, error: Any) -> str:
     key = ".".join(str(part) for part in error["loc"])
-    message = (
-        "unknown key; remove it or correct its name" if error["type"] == "extra_forbidden" else error["msg"]
-    )
+    message = "unknown key; remove it or correct its name" if error["type"] == "extra_forbidden" else error["msg"]
     return f"{path}: {key}: {message}"
 
 
 def _cross_checks(settings: Settings, environ: dict[str, str]) -> list[str]:
     faults = []
     names = [receiver.name for receiver in settings.receivers]
-    faults += [
-        f"receivers: name {name!r} is used twice" for name in sorted({n for n in names if names.count(n) > 1})
-    ]
+    faults += [f"receivers: name {name!r} is used twice" for name in sorted({n for n in names if names.count(n) > 1})]
     for index, receiver in enumerate(settings.receivers):
         key = f"receivers.{index} ({receiver.name})"
         if receiver.secret_env is None and receiver.secret_file is None:
             faults.append(f"{key}: needs secret_env or secret_file, or its messages could not be signed")
         if receiver.secret_env and not environ.get(receiver.secret_env):
             faults.append(f"{key}.secret_env: environment variable {receiver.secret_env} is not set")
-        if not receiver.url.startswith("https://") and not (
-            receiver.allow_http and receiver.url.startswith("http://")
-        ):
+        if not receiver.url.startswith("https://") and not (receiver.allow_http and receiver.url.startswith("http://")):
             faults.append(f"{key}.url: must be https:// (http:// only with allow_http = true)")
     kafka = settings.kafka
     topics = [kafka.topic_news, kafka.topic_social, kafka.topic_mentions, kafka.topic_dead_letters]
@@ -225,9 +219,7 @@ def _cross_checks(settings: Settings, environ: dict[str, str]) -> list[str]:
     if kafka.security_protocol.startswith("SASL") and not (
         kafka.sasl_mechanism and kafka.sasl_username and (kafka.sasl_password_file or kafka.sasl_password_env)
     ):
-        faults.append(
-            "kafka: SASL needs sasl_mechanism, sasl_username and sasl_password_file or sasl_password_env"
-        )
+        faults.append("kafka: SASL needs sasl_mechanism, sasl_username and sasl_password_file or sasl_password_env")
     return faults
 
 
@@ -235,7 +227,7 @@ def _with_absolute_paths(settings: Settings, base: Path) -> Settings:
     """Every path of the file, absolute: relative ones start at the file's own folder."""
 
     def absolute(section: Section) -> Section:
-        changes = {}
+        changes: dict[str, object] = {}
         for name in type(section).model_fields:
             value = getattr(section, name)
             if isinstance(value, Path) and not value.is_absolute():

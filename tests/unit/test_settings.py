@@ -59,7 +59,7 @@ def test_a_receiver_without_a_secret_or_over_plain_http_is_refused(tmp_path: Pat
 @pytest.mark.parametrize("text", ["not toml =", "\x00"])
 def test_a_file_that_is_not_toml_is_named(tmp_path: Path, text: str) -> None:
     file = write(tmp_path, text)
-    with pytest.raises(Fatal, match="tapewatch.toml"):
+    with pytest.raises(Fatal, match=r"tapewatch\.toml"):
         load_settings(file, {})
 
 

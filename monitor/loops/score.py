@@ -1,0 +1,237 @@
+"""The score role: raw topics in, scored mentions out, keyed by entity.
+
+Perceive: decode, link, batch, judge. At least once: an offset is committed only when every mention of that document,
+or its dead letter, has been acknowledged by the broker; mention ids are deterministic, so a repeat is harmless.
+The model runs on a thread of its own, so that polling goes on whatever a batch costs.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+import structlog
+
+from monitor.clock import Clock
+from monitor.errors import Rejectable, Retryable
+from monitor.loops.offsets import OffsetTracker, Partition
+from monitor.records import DeadLetter, Document, LinkedEntity, Place, ScoredMention
+
+log = structlog.get_logger()
+
+
+class Message(Protocol):
+    """A raw message as the broker hands it over."""
+
+    @property
+    def place(self) -> Place: ...
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes]]: ...
+
+
+class Source(Protocol):
+    """Where messages come from. `lost()` names partitions taken from us since the last call."""
+
+    def poll(self, messages_max: int, timeout_ms: int) -> Sequence[Message]: ...
+    def lost(self) -> Sequence[Partition]: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    def commit(self, positions: dict[Partition, int]) -> None: ...
+
+
+class Sink(Protocol):
+    """Where results go. `flush` returns when everything sent is acknowledged; raises Retryable otherwise."""
+
+    def send_mention(self, mention: ScoredMention) -> None: ...
+    def send_dead_letter(self, letter: DeadLetter) -> None: ...
+    def flush(self) -> None: ...
+
+
+class Reader(Protocol):
+    """Decodes and links one message; raises Rejectable for a message that will never be usable."""
+
+    def read(self, message: Message) -> tuple[Document, tuple[LinkedEntity, ...]]: ...
+
+
+class Judge(Protocol):
+    """Scores documents with their entities, in one padded batch; one sequence of mentions a document."""
+
+    def judge(
+        self, documents: Sequence[tuple[Document, tuple[LinkedEntity, ...]]], *, now_ms: int
+    ) -> Sequence[Sequence[ScoredMention]]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScorePolicy:
+    """Limits of the loop. Documents wait at most `deadline_ms` for company; above `queue_documents_max` we pause."""
+
+    batch_documents_max: int = 256
+    deadline_ms: int = 200
+    queue_documents_max: int = 1_024
+    poll_messages_max: int = 1_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Waiting:
+    place: Place
+    document: Document
+    entities: tuple[LinkedEntity, ...]
+    since_ms: int
+
+
+@dataclass(slots=True, kw_only=True)
+class ScoreCounts:
+    """What this process has done since it started."""
+
+    documents: int = 0
+    unlinked: int = 0
+    scored: int = 0
+    mentions: int = 0
+    dead_letters: int = 0
+
+
+class ScoreLoop:
+    """`turn()` polls, reads, hands full batches to the model and publishes what came back."""
+
+    def __init__(
+        self, *, source: Source, sink: Sink, reader: Reader, judge: Judge, clock: Clock, policy: ScorePolicy
+    ) -> None:
+        self._source, self._sink, self._reader, self._judge = source, sink, reader, judge
+        self._clock, self._policy = clock, policy
+        self._offsets = OffsetTracker()
+        self._waiting: list[_Waiting] = []
+        self._running: tuple[list[_Waiting], Future[Sequence[Sequence[ScoredMention]]]] | None = None
+        self._model = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._paused = False
+        self.counts = ScoreCounts()
+
+    def turn(self) -> int:
+        """One step; returns how many documents moved. Raises Retryable if the broker did not take our results."""
+        self._drop_lost()
+        messages = self._source.poll(self._policy.poll_messages_max, 0 if self._waiting or self._running else 100)
+        for message in messages:
+            self._take(message)
+        moved = len(messages) + self._collect(block=not messages and self._running is not None)
+        self._start_batch()
+        self._adjust_pressure()
+        self._commit()
+        return moved
+
+    def run(self, stop: threading.Event, *, drain_s: float) -> None:
+        """Turn until told to stop, then finish what is in flight within `drain_s`; the rest is read again later."""
+        while not stop.is_set():
+            try:
+                self.turn()
+            except Retryable as err:
+                log.warning("score.retry", error=str(err))
+                self._clock.sleep(err.retry_after_s or 1.0)
+        self.drain(drain_s)
+
+    def drain(self, drain_s: float) -> None:
+        """Score what was read already; give up at the deadline, committing only what was acknowledged."""
+        give_up_s = self._clock.monotonic_s() + drain_s
+        while (self._waiting or self._running) and self._clock.monotonic_s() < give_up_s:
+            self._start_batch(force=True)
+            self._collect(block=True)
+        self._commit()
+        self._model.shutdown(wait=False, cancel_futures=True)
+
+    def _take(self, message: Message) -> None:
+        self._offsets.received(message.place)
+        self.counts.documents += 1
+        try:
+            document, entities = self._reader.read(message)
+        except Rejectable as err:
+            self._quarantine(message, err)
+            return
+        if not entities:
+            self.counts.unlinked += 1
+            self._offsets.finished(message.place)
+            return
+        self._waiting.append(
+            _Waiting(place=message.place, document=document, entities=entities, since_ms=self._clock.now_ms())
+        )
+
+    def _quarantine(self, message: Message, err: Rejectable) -> None:
+        self.counts.dead_letters += 1
+        self._sink.send_dead_letter(
+            DeadLetter(
+                place=message.place,
+                key=message.key,
+                value=message.value,
+                headers=tuple(message.headers),
+                reason=err.reason,
+                detail=str(err),
+                failed_at_ms=self._clock.now_ms(),
+            )
+        )
+        self._offsets.finished(message.place)
+
+    def _start_batch(self, *, force: bool = False) -> None:
+        if self._running is not None or not self._waiting:
+            return
+        full = len(self._waiting) >= self._policy.batch_documents_max
+        due = self._clock.now_ms() - self._waiting[0].since_ms >= self._policy.deadline_ms
+        if not (full or due or force):
+            return
+        batch = self._waiting[: self._policy.batch_documents_max]
+        del self._waiting[: len(batch)]
+        documents = [(item.document, item.entities) for item in batch]
+        self._running = (batch, self._model.submit(self._judge.judge, documents, now_ms=self._clock.now_ms()))
+
+    def _collect(self, *, block: bool) -> int:
+        if self._running is None or not (block or self._running[1].done()):
+            return 0
+        batch, future = self._running
+        results = future.result()
+        self._running = None
+        assert len(results) == len(batch), "the model answered for another batch"
+        for item, mentions in zip(batch, results, strict=True):
+            for mention in mentions:
+                self._sink.send_mention(mention)
+            self.counts.mentions += len(mentions)
+            self._offsets.finished(item.place)
+        self.counts.scored += len(batch)
+        log.info("score.batch", documents=len(batch), mentions=sum(len(m) for m in results))
+        return len(batch)
+
+    def _adjust_pressure(self) -> None:
+        """Pause above the limit, resume below half of it: polling goes on, so the broker keeps us in the group."""
+        if not self._paused and len(self._waiting) >= self._policy.queue_documents_max:
+            self._source.pause()
+            self._paused = True
+        elif self._paused and len(self._waiting) <= self._policy.queue_documents_max // 2:
+            self._source.resume()
+            self._paused = False
+
+    def _drop_lost(self) -> None:
+        for partition in self._source.lost():
+            self._offsets.forget(partition)
+            self._waiting = [w for w in self._waiting if (w.place.topic, w.place.partition) != partition]
+
+    def _commit(self) -> None:
+        """Results first, offsets after: a crash between the two repeats work and loses none."""
+        positions = self._offsets.committable()
+        if not positions:
+            return
+        self._sink.flush()
+        self._source.commit(positions)
+        self._offsets.committed(positions)
+
+
+def encode_mention(mention: ScoredMention) -> tuple[bytes, bytes]:
+    """Key and value for topic `mentions`: the entity, so that its whole history lies in one partition."""
+    return mention.entity.encode(), msgspec.json.encode(mention)
+
+
+def encode_dead_letter(letter: DeadLetter) -> tuple[bytes | None, bytes]:
+    """Bytes travel as base64 in JSON."""
+    return letter.key, msgspec.json.encode(letter)

@@ -1,0 +1,172 @@
+"""The score loop loses nothing: an offset is committed when its results are acknowledged, never before."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pytest
+
+from monitor.clock import ManualClock
+from monitor.errors import Rejectable, Retryable
+from monitor.loops.offsets import OffsetTracker
+from monitor.loops.score import ScoreLoop, ScorePolicy
+from monitor.records import DeadLetter, Document, LinkedEntity, Place, ScoredMention, mention_id
+
+
+def place(offset: int, partition: int = 0) -> Place:
+    return Place(topic="news", partition=partition, offset=offset)
+
+
+@dataclass
+class Raw:
+    place: Place
+    value: bytes | None
+    key: bytes | None = None
+    headers: Sequence[tuple[str, bytes]] = ()
+
+
+@dataclass
+class FakeSource:
+    messages: list[Raw]
+    taken: list[tuple[str, int]] = field(default_factory=list)
+    commits: list[dict[tuple[str, int], int]] = field(default_factory=list)
+    paused: bool = False
+
+    def poll(self, messages_max: int, timeout_ms: int) -> Sequence[Raw]:
+        if self.paused:
+            return []
+        batch, self.messages = self.messages[:messages_max], self.messages[messages_max:]
+        return batch
+
+    def lost(self) -> Sequence[tuple[str, int]]:
+        taken, self.taken = self.taken, []
+        return taken
+
+    def pause(self) -> None:
+        self.paused = True
+
+    def resume(self) -> None:
+        self.paused = False
+
+    def commit(self, positions: dict[tuple[str, int], int]) -> None:
+        self.commits.append(dict(positions))
+
+
+@dataclass
+class FakeSink:
+    mentions: list[ScoredMention] = field(default_factory=list)
+    letters: list[DeadLetter] = field(default_factory=list)
+    broken: bool = False
+
+    def send_mention(self, mention: ScoredMention) -> None:
+        self.mentions.append(mention)
+
+    def send_dead_letter(self, letter: DeadLetter) -> None:
+        self.letters.append(letter)
+
+    def flush(self) -> None:
+        if self.broken:
+            raise Retryable("broker away")
+
+
+class FakeReader:
+    def read(self, message: Raw) -> tuple[Document, tuple[LinkedEntity, ...]]:
+        if message.value is None:
+            raise Rejectable(f"{message.place}: empty", reason="empty")
+        text = message.value.decode()
+        document = Document(id=text, source="s", channel="news", published_at_ms=0, title=text)
+        names = [w[1:] for w in text.split() if w.startswith("$")]
+        return document, tuple(LinkedEntity(entity=n, spans=(), cue="cashtag") for n in names)
+
+
+class FakeJudge:
+    def judge(
+        self, documents: Sequence[tuple[Document, tuple[LinkedEntity, ...]]], *, now_ms: int
+    ) -> Sequence[Sequence[ScoredMention]]:
+        return [
+            [
+                ScoredMention(
+                    id=mention_id(document.key, entity.entity),
+                    entity=entity.entity,
+                    document=document.key,
+                    source=document.source,
+                    channel="news",
+                    published_at_ms=0,
+                    text=document.text,
+                    probabilities=(0.2, 0.5, 0.3),
+                    polarity=0.1,
+                    model="fake@0",
+                    scored_at_ms=now_ms,
+                )
+                for entity in entities
+            ]
+            for document, entities in documents
+        ]
+
+
+def build(messages: list[Raw], **policy: int) -> tuple[ScoreLoop, FakeSource, FakeSink, ManualClock]:
+    source, sink, clock = FakeSource(messages), FakeSink(), ManualClock()
+    loop = ScoreLoop(
+        source=source, sink=sink, reader=FakeReader(), judge=FakeJudge(), clock=clock, policy=ScorePolicy(**policy)
+    )
+    return loop, source, sink, clock
+
+
+def test_every_mention_is_published_before_its_offset_is_committed() -> None:
+    loop, source, sink, _ = build([Raw(place(0), b"$A $B"), Raw(place(1), b"nothing"), Raw(place(2), b"$A again")])
+    loop.turn()
+    assert source.commits == [{("news", 0): 0}]
+    loop.drain(5)
+    assert [m.entity for m in sink.mentions] == ["A", "B", "A"]
+    assert source.commits[-1] == {("news", 0): 3}
+
+
+def test_a_message_that_cannot_be_used_is_quarantined_and_the_line_goes_on() -> None:
+    loop, source, sink, _ = build([Raw(place(0), None), Raw(place(1), b"$A")])
+    loop.turn()
+    loop.drain(5)
+    assert [(x.place.offset, x.reason) for x in sink.letters] == [(0, "empty")]
+    assert [m.entity for m in sink.mentions] == ["A"]
+    assert source.commits[-1] == {("news", 0): 2}
+
+
+def test_nothing_is_committed_while_the_broker_does_not_acknowledge() -> None:
+    loop, source, sink, _ = build([Raw(place(0), b"nothing")])
+    sink.broken = True
+    with pytest.raises(Retryable):
+        loop.turn()
+    assert source.commits == []
+    sink.broken = False
+    loop.turn()
+    assert source.commits == [{("news", 0): 1}]
+
+
+def test_a_full_queue_pauses_the_source_and_an_empty_one_resumes_it() -> None:
+    messages = [Raw(place(i), b"$A") for i in range(8)]
+    loop, source, _, clock = build(messages, queue_documents_max=4, batch_documents_max=2, poll_messages_max=8)
+    loop.turn()
+    assert source.paused
+    for _ in range(10):
+        clock.advance(1)
+        loop.turn()
+    assert not source.paused
+
+
+def test_work_of_a_lost_partition_is_discarded() -> None:
+    loop, source, sink, _ = build([Raw(place(0), b"$A"), Raw(place(0, 1), b"$B")], deadline_ms=10_000)
+    loop.turn()
+    source.taken.append(("news", 0))
+    loop.turn()
+    loop.drain(5)
+    assert [m.entity for m in sink.mentions] == ["B"]
+    assert ("news", 0) not in source.commits[-1]
+
+
+def test_the_lowest_offset_in_flight_holds_the_commit_back() -> None:
+    tracker = OffsetTracker()
+    for offset in range(3):
+        tracker.received(place(offset))
+    tracker.finished(place(2))
+    tracker.finished(place(0))
+    assert tracker.committable() == {("news", 0): 1}
+    tracker.finished(place(1))
+    assert tracker.committable() == {("news", 0): 3}

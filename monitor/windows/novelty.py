@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from dataclasses import dataclass
+from itertools import pairwise
 from zlib import crc32
 
 _NOISE = re.compile(
@@ -40,7 +41,7 @@ class Print:
         ordered = _WORDS.findall(_NOISE.sub(" ", text[:_TEXT_CHARS_MAX].lower()))
         self.words = frozenset(ordered)
         if len(ordered) > 1:
-            hashes = {crc32(f"{a} {b}".encode()) for a, b in zip(ordered, ordered[1:], strict=False)}
+            hashes = {crc32(f"{a} {b}".encode()) for a, b in pairwise(ordered)}
         else:
             hashes = {crc32(word.encode()) for word in ordered}
         self.sketch = tuple(sorted(hashes)[:_SKETCH])

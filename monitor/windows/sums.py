@@ -77,7 +77,7 @@ class SlidingSums:
                 first += 1
             self._first[index] = first
         gone = self._first[-1]
-        if gone > 32 and gone * 2 > count or gone == count:
+        if (gone > 32 and gone * 2 > count) or gone == count:
             del stories[:gone]
             self._first = [first - gone for first in self._first]
 

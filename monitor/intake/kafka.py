@@ -1,0 +1,318 @@
+"""Kafka, by kafka-python: raw bytes in and out, offsets under our control, nothing lost on the way.
+
+kafka-python calls rebalance listeners on its network thread, so they only note facts; `poll` acts on them. A newly
+assigned partition is held back until its start is known and checked: a stored position, the group's committed offset,
+or the policy for a new group. A start that the broker no longer has is refused, never silently reset.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+import kafka
+from kafka.admin import KafkaAdminClient, NewTopic
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.errors import (
+    KafkaError,
+    OffsetOutOfRangeError,
+    TopicAlreadyExistsError,
+)
+from kafka.structs import OffsetAndMetadata, TopicPartition
+
+from monitor.errors import Fatal, Retryable
+from monitor.records import Place
+
+logging.getLogger("kafka").setLevel(logging.CRITICAL)  # we report what we can act on; it repeats itself each second
+
+Partition = tuple[str, int]
+Positions = Callable[[str, int], int | None]
+Client = TypeVar("Client")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KafkaConfig:
+    """How to reach the brokers. `password` never appears in a repr."""
+
+    bootstrap_servers: str
+    client_id: str = "tapewatch"
+    session_timeout_ms: int = 30_000
+    max_poll_interval_ms: int = 300_000
+    first_offset: Literal["earliest", "latest"] = "earliest"
+    static_member: str | None = None
+    security_protocol: str = "PLAINTEXT"
+    ssl_cafile: str | None = None
+    ssl_certfile: str | None = None
+    ssl_keyfile: str | None = None
+    sasl_mechanism: str | None = None
+    sasl_username: str | None = None
+    sasl_password: str | None = field(default=None, repr=False)
+    request_timeout_ms: int = 30_000
+
+    def client(self) -> dict[str, Any]:
+        """Keyword arguments that every kafka-python client takes."""
+        options: dict[str, Any] = {
+            "bootstrap_servers": self.bootstrap_servers.split(","),
+            "client_id": self.client_id,
+            "security_protocol": self.security_protocol,
+            "request_timeout_ms": self.request_timeout_ms,
+        }
+        secured = {
+            "ssl_cafile": self.ssl_cafile,
+            "ssl_certfile": self.ssl_certfile,
+            "ssl_keyfile": self.ssl_keyfile,
+            "sasl_mechanism": self.sasl_mechanism,
+            "sasl_plain_username": self.sasl_username,
+            "sasl_plain_password": self.sasl_password,
+        }
+        return options | {name: value for name, value in secured.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawMessage:
+    """A message as the broker holds it."""
+
+    place: Place
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...]
+    timestamp_ms: int
+
+
+class TopicTruncated(Fatal):
+    """The topic no longer holds the offset we are to read next: it expired, or the topic was made anew."""
+
+
+class KafkaSource:
+    """A consumer in a group. `positions` gives the stored next offset of a partition, or None to use the group's own."""
+
+    def __init__(
+        self, config: KafkaConfig, *, topics: Sequence[str], group: str, positions: Positions | None = None
+    ) -> None:
+        self._config, self._positions = config, positions
+        self._lock = threading.Lock()
+        self._assigned: list[TopicPartition] = []
+        self._lost: list[Partition] = []
+        self._started: set[TopicPartition] = set()
+        self._paused = False
+        self._consumer = _connect(
+            lambda: kafka.KafkaConsumer(
+                **config.client(),
+                group_id=group,
+                group_instance_id=config.static_member,
+                enable_auto_commit=False,
+                auto_offset_reset="none",
+                partition_assignment_strategy=[CooperativeStickyAssignor],
+                session_timeout_ms=config.session_timeout_ms,
+                heartbeat_interval_ms=max(500, config.session_timeout_ms // 10),
+                max_poll_interval_ms=config.max_poll_interval_ms,
+                fetch_max_wait_ms=100,
+            ),
+            config,
+        )
+        self._consumer.subscribe(topics=list(topics), listener=_Listener(self))
+
+    def poll(self, messages_max: int, timeout_ms: int) -> list[RawMessage]:
+        """At most `messages_max` messages of partitions that are ours; raises TopicTruncated or Retryable."""
+        try:
+            self._start_assigned()
+            batches = self._consumer.poll(timeout_ms=timeout_ms, max_records=messages_max)
+        except OffsetOutOfRangeError as err:
+            raise _truncated(err) from err
+        except KafkaError as err:
+            raise Retryable(f"kafka {self._config.bootstrap_servers}: {type(err).__name__}: {err}") from err
+        with self._lock:
+            started = set(self._started)
+        return [_raw(record) for partition, records in batches.items() if partition in started for record in records]
+
+    def lost(self) -> list[Partition]:
+        """Partitions that went to somebody else since the last call."""
+        with self._lock:
+            lost, self._lost = self._lost, []
+        return lost
+
+    def assignment(self) -> list[Partition]:
+        """Partitions that are ours and started."""
+        with self._lock:
+            return sorted((p.topic, p.partition) for p in self._started)
+
+    def pause(self) -> None:
+        """Take no more messages, but stay in the group: `poll` goes on being called."""
+        self._paused = True
+        self._consumer.pause(*self._consumer.assignment())
+
+    def resume(self) -> None:
+        self._paused = False
+        with self._lock:
+            self._consumer.resume(*self._started)
+
+    def commit(self, positions: Mapping[Partition, int]) -> None:
+        """Tell the group our next offsets, for partitions that are still ours."""
+        with self._lock:
+            ours = {p: positions[p.topic, p.partition] for p in self._started if (p.topic, p.partition) in positions}
+        if not ours:
+            return
+        try:
+            self._consumer.commit({p: OffsetAndMetadata(offset, "", -1) for p, offset in ours.items()})
+        except KafkaError as err:
+            raise Retryable(f"kafka {self._config.bootstrap_servers}: commit: {type(err).__name__}: {err}") from err
+
+    def lag(self) -> dict[Partition, int]:
+        """Messages between our position and the end, per started partition; raises Retryable."""
+        with self._lock:
+            started = sorted(self._started)
+        try:
+            ends = self._consumer.end_offsets(started) if started else {}
+            return {(p.topic, p.partition): end - self._consumer.position(p) for p, end in ends.items()}
+        except KafkaError as err:
+            raise Retryable(f"kafka {self._config.bootstrap_servers}: {type(err).__name__}: {err}") from err
+
+    def close(self) -> None:
+        self._consumer.close()
+
+    def _start_assigned(self) -> None:
+        with self._lock:
+            assigned, self._assigned = self._assigned, []
+        for partition in assigned:
+            try:
+                self._consumer.seek(partition, self._start(partition))
+            except BaseException:
+                with self._lock:
+                    self._assigned.append(partition)  # not started: tried again at the next poll
+                raise
+            with self._lock:
+                self._started.add(partition)
+            if not self._paused:
+                self._consumer.resume(partition)
+
+    def _start(self, partition: TopicPartition) -> int:
+        first = self._consumer.beginning_offsets([partition])[partition]
+        end = self._consumer.end_offsets([partition])[partition]
+        stored = self._positions(partition.topic, partition.partition) if self._positions else None
+        if stored is None:
+            stored = self._consumer.committed(partition)
+        if stored is None:
+            return int(first if self._config.first_offset == "earliest" else end)
+        if not first <= stored <= end:
+            raise TopicTruncated(
+                f"{partition.topic}/{partition.partition}: the next offset is {stored}, but the topic holds {first} to "
+                f"{end}; messages expired or the topic was made anew: look into it before going on"
+            )
+        return int(stored)
+
+
+class KafkaSink:
+    """An idempotent producer that answers for every message: `flush` returns when all are acknowledged."""
+
+    def __init__(self, config: KafkaConfig, *, flush_timeout_s: float = 30.0) -> None:
+        self._config, self._flush_timeout_s = config, flush_timeout_s
+        self._failed: list[BaseException] = []
+        self._producer = _connect(
+            lambda: kafka.KafkaProducer(
+                **config.client(),
+                enable_idempotence=True,
+                acks="all",
+                linger_ms=5,
+                batch_size=65_536,
+                max_block_ms=int(flush_timeout_s * 1_000),
+            ),
+            config,
+        )
+
+    def send(
+        self,
+        topic: str,
+        *,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Sequence[tuple[str, bytes]] = (),
+        timestamp_ms: int | None = None,
+    ) -> None:
+        """Hand one message over; raises Retryable when the buffer stays full or the broker is away."""
+        try:
+            future = self._producer.send(topic, key=key, value=value, headers=list(headers), timestamp_ms=timestamp_ms)
+        except KafkaError as err:
+            raise Retryable(f"kafka {self._config.bootstrap_servers}: {topic}: {type(err).__name__}: {err}") from err
+        future.add_errback(self._failed.append)
+
+    def flush(self) -> None:
+        """Raises Retryable unless everything sent since the last flush is acknowledged."""
+        try:
+            self._producer.flush(timeout=self._flush_timeout_s)
+        except KafkaError as err:
+            raise Retryable(f"kafka {self._config.bootstrap_servers}: {type(err).__name__}: {err}") from err
+        if self._failed:
+            failed, self._failed = self._failed, []
+            raise Retryable(f"kafka {self._config.bootstrap_servers}: {len(failed)} not accepted: {failed[0]}")
+
+    def close(self) -> None:
+        self._producer.close(timeout=self._flush_timeout_s)
+
+
+def ensure_topics(config: KafkaConfig, topics: Mapping[str, int], *, create: bool) -> None:
+    """Make sure the topics (name → partitions) exist. Raises Retryable without a broker, Fatal without the topic."""
+    admin = _connect(lambda: KafkaAdminClient(**config.client()), config)
+    try:
+        missing = sorted(set(topics) - set(admin.list_topics()))
+        if missing and not create:
+            raise Fatal(
+                f"kafka {config.bootstrap_servers}: no topic {', '.join(missing)}; create it, correct the name under "
+                "[kafka], or set kafka.create_topics = true"
+            )
+        for name in missing:
+            try:
+                admin.create_topics([NewTopic(name, topics[name], 1)])
+            except TopicAlreadyExistsError:
+                continue  # another role was faster
+    except KafkaError as err:
+        raise Retryable(f"kafka {config.bootstrap_servers}: {type(err).__name__}: {err}") from err
+    finally:
+        admin.close()
+
+
+class _Listener(kafka.ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python ships no types
+    """Runs on kafka-python's thread: notes what happened and holds new partitions back."""
+
+    def __init__(self, source: KafkaSource) -> None:
+        self._source = source
+
+    def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
+        source = self._source
+        with source._lock:
+            fresh = [p for p in assigned if p not in source._started and p not in source._assigned]
+            source._assigned += fresh
+        if fresh:
+            source._consumer.pause(*fresh)
+            for partition in fresh:  # a placeholder position, so that no fetch asks for a reset; never read from
+                source._consumer.seek(partition, 0)
+
+    def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:
+        source = self._source
+        with source._lock:
+            source._lost += [(p.topic, p.partition) for p in revoked]
+            source._started -= set(revoked)
+            source._assigned = [p for p in source._assigned if p not in revoked]
+
+
+def _connect(make: Callable[[], Client], config: KafkaConfig) -> Client:
+    try:
+        return make()
+    except (OSError, KafkaError) as err:
+        raise Retryable(f"kafka {config.bootstrap_servers}: no broker answers ({type(err).__name__})") from err
+
+
+def _raw(record: Any) -> RawMessage:
+    return RawMessage(
+        place=Place(topic=record.topic, partition=record.partition, offset=record.offset),
+        key=record.key,
+        value=record.value,
+        headers=tuple(record.headers or ()),
+        timestamp_ms=record.timestamp,
+    )
+
+
+def _truncated(err: OffsetOutOfRangeError) -> TopicTruncated:
+    return TopicTruncated(f"kafka: the broker no longer holds the next offset: {err}; look into it before going on")

@@ -1,0 +1,146 @@
+"""What the store hands out: frozen facts, and the small protocols of what it takes from other rooms."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+from monitor.records import Alert, Channel, DeadLetter, Record
+
+DeliveryStatus = Literal["pending", "delivered", "failed", "disabled"]
+AlertStatus = Literal["open", "resolved"]
+
+
+class Bucket(Protocol):
+    """Absolute sums of one closed bucket, as the windows room makes them."""
+
+    @property
+    def entity(self) -> str: ...
+    @property
+    def channel(self) -> Channel: ...
+    @property
+    def start_ms(self) -> int: ...
+    @property
+    def raw_n(self) -> int: ...
+    @property
+    def effective_n(self) -> float: ...
+    @property
+    def negative(self) -> float: ...
+    @property
+    def neutral(self) -> float: ...
+    @property
+    def positive(self) -> float: ...
+    @property
+    def polarity_sum(self) -> float: ...
+    @property
+    def polarity_sq_sum(self) -> float: ...
+
+
+class Subscriber(Protocol):
+    """A receiver as the store sees it: a name, and which alerts it wants to hear of."""
+
+    @property
+    def name(self) -> str: ...
+    def wants(self, alert: Alert, /) -> bool: ...
+
+
+class StoredBucket(Record, frozen=True, kw_only=True):
+    """One row of `buckets`."""
+
+    entity: str
+    channel: Channel
+    start_ms: int
+    raw_n: int
+    effective_n: float
+    negative: float
+    neutral: float
+    positive: float
+    polarity_sum: float
+    polarity_sq_sum: float
+
+
+class StoredPartition(Record, frozen=True, kw_only=True):
+    """Where a partition stands: the next offset to read, and the state that its entities share."""
+
+    topic: str
+    partition: int
+    next: int
+    watermark_ms: int | None
+    state: bytes
+
+
+class StoredTransition(Record, frozen=True, kw_only=True):
+    """A step of an alert's life and the alert as it was then."""
+
+    sequence: int
+    change: str
+    reason: str
+    at_ms: int
+    alert: Alert
+
+
+class StoredDeadLetter(Record, frozen=True, kw_only=True):
+    """A quarantined message and its number for `tapewatch dead-letters replay`."""
+
+    id: int
+    letter: DeadLetter
+    replayed_at_ms: int | None
+
+
+class ReceiverState(Record, frozen=True, kw_only=True):
+    """What is remembered of a receiver between tries."""
+
+    name: str
+    disabled_at_ms: int | None = None
+    disabled_reason: str | None = None
+    open_until_ms: int | None = None
+    consecutive_failures: int = 0
+
+
+class ClaimedDelivery(Record, frozen=True, kw_only=True):
+    """A message that this worker alone may send until its lease ends. `alert_json` is the alert as it was then."""
+
+    id: str
+    alert_id: str
+    sequence: int
+    receiver: str
+    change: str
+    at_ms: int
+    alert_json: bytes
+    attempts: int
+    first_attempt_at_ms: int | None
+    lease_until_ms: int
+
+
+class StoredDelivery(Record, frozen=True, kw_only=True):
+    """One row of the outbox as people see it."""
+
+    id: str
+    alert_id: str
+    sequence: int
+    receiver: str
+    change: str
+    status: DeliveryStatus
+    attempts: int
+    created_at_ms: int
+    next_attempt_at_ms: int
+    delivered_at_ms: int | None
+    last_error: str | None
+
+
+class Counts(Record, frozen=True, kw_only=True):
+    """Rows by kind, for summaries."""
+
+    mentions: int
+    alerts: int
+    open_alerts: int
+    deliveries: int
+    pending_deliveries: int
+    failed_deliveries: int
+    dead_letters: int
+
+
+def storable(text: str) -> str:
+    """Text that both databases can hold: PostgreSQL knows no NUL, UTF-8 no lone surrogate."""
+    if text.isascii() and "\x00" not in text:
+        return text
+    return text.encode("utf-8", "replace").decode("utf-8").replace("\x00", "\ufffd")

@@ -1,0 +1,182 @@
+"""The schema, once, for SQLite and PostgreSQL. Times are epoch milliseconds; payloads are JSON bytes.
+
+Uniqueness carries the promise "nothing twice": a mention, a transition, a delivery and a dead letter each have a key that
+a replay computes again. Change a table here and add a migration; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Float,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# SQLite numbers rows by itself only for INTEGER PRIMARY KEY.
+RowId = BigInteger().with_variant(Integer(), "sqlite")
+
+mentions = Table(
+    "mentions",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("entity", Text, nullable=False),
+    Column("document", Text, nullable=False),
+    Column("channel", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("author", Text),
+    Column("published_at_ms", BigInteger, nullable=False),
+    Column("polarity", Float, nullable=False),
+    Column("label", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("partition", Integer, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+    Index(None, "entity", "published_at_ms"),
+    Index(None, "published_at_ms"),
+)
+
+buckets = Table(
+    "buckets",
+    metadata,
+    Column("entity", Text, primary_key=True),
+    Column("channel", Text, primary_key=True),
+    Column("start_ms", BigInteger, primary_key=True, autoincrement=False),
+    Column("raw_n", BigInteger, nullable=False),
+    Column("effective_n", Float, nullable=False),
+    Column("negative", Float, nullable=False),
+    Column("neutral", Float, nullable=False),
+    Column("positive", Float, nullable=False),
+    Column("polarity_sum", Float, nullable=False),
+    Column("polarity_sq_sum", Float, nullable=False),
+    Index(None, "start_ms"),
+)
+
+entity_states = Table(
+    "entity_states",
+    metadata,
+    Column("entity", Text, primary_key=True),
+    Column("partition", Integer, nullable=False),
+    Column("state", LargeBinary, nullable=False),
+    Column("updated_at_ms", BigInteger, nullable=False),
+    Index(None, "partition"),
+)
+
+partition_states = Table(
+    "partition_states",
+    metadata,
+    Column("topic", Text, primary_key=True),
+    Column("partition", Integer, primary_key=True, autoincrement=False),
+    Column("next", BigInteger, nullable=False),
+    Column("watermark_ms", BigInteger),
+    Column("state", LargeBinary, nullable=False),
+)
+
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("entity", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("direction", Text, nullable=False),
+    Column("opened_at_ms", BigInteger, nullable=False),
+    Column("resolved_at_ms", BigInteger),
+    Column("severity", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+    CheckConstraint("status IN ('open', 'resolved')", name="status"),
+    Index(None, "entity", "opened_at_ms"),
+    Index(None, "opened_at_ms"),
+)
+
+alert_transitions = Table(
+    "alert_transitions",
+    metadata,
+    Column("alert_id", Text, ForeignKey("alerts.id", ondelete="CASCADE"), primary_key=True),
+    Column("sequence", Integer, primary_key=True, autoincrement=False),
+    Column("change", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+    UniqueConstraint("alert_id", "change", "at_ms"),
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("alert_id", Text, nullable=False),
+    Column("sequence", Integer, nullable=False),
+    Column("receiver", Text, nullable=False),
+    Column("change", Text, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("first_attempt_at_ms", BigInteger),
+    Column("next_attempt_at_ms", BigInteger, nullable=False),
+    Column("last_error", Text),
+    Column("delivered_at_ms", BigInteger),
+    Column("lease_owner", Text),
+    Column("lease_until_ms", BigInteger),
+    ForeignKeyConstraint(
+        ["alert_id", "sequence"], ["alert_transitions.alert_id", "alert_transitions.sequence"], ondelete="CASCADE"
+    ),
+    CheckConstraint("status IN ('pending', 'delivered', 'failed', 'disabled')", name="status"),
+    UniqueConstraint("alert_id", "receiver", "sequence"),
+    Index(None, "receiver", "status", "next_attempt_at_ms"),
+)
+
+receivers = Table(
+    "receivers",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("disabled_at_ms", BigInteger),
+    Column("disabled_reason", Text),
+    Column("open_until_ms", BigInteger),
+    Column("consecutive_failures", Integer, nullable=False),
+)
+
+dead_letters = Table(
+    "dead_letters",
+    metadata,
+    Column("id", RowId, primary_key=True, autoincrement=True),
+    Column("topic", Text, nullable=False),
+    Column("partition", Integer, nullable=False),
+    Column("offset", BigInteger, nullable=False),
+    Column("key", LargeBinary),
+    Column("value", LargeBinary),
+    Column("headers", LargeBinary, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("failed_at_ms", BigInteger, nullable=False),
+    Column("replayed_at_ms", BigInteger),
+    UniqueConstraint("topic", "partition", "offset"),
+    Index(None, "failed_at_ms"),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("topic", Text, primary_key=True),
+    Column("partition", Integer, primary_key=True, autoincrement=False),
+    Column("offset", BigInteger, primary_key=True, autoincrement=False),
+    Column("count", Integer, nullable=False),
+)

@@ -1,0 +1,230 @@
+"""The one transaction of `watch`: mentions, buckets, state, alerts, outbox and offsets are written together or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from hashlib import sha256
+from typing import Any, TypeVar
+
+import msgspec
+from sqlalchemy import Connection, Table, func, select, update
+from sqlalchemy.dialects.postgresql import Insert as PostgresInsert
+from sqlalchemy.dialects.postgresql import insert as postgres_insert
+from sqlalchemy.dialects.sqlite import Insert as SqliteInsert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+from monitor.errors import Fenced
+from monitor.records import AlertTransition, ScoredMention
+from monitor.store import tables as t
+from monitor.store.engine import is_postgres
+from monitor.store.rows import Bucket, Subscriber, storable
+
+T = TypeVar("T")
+CHUNK = 500  # values in one IN (…)
+_BUCKET_SUMS = ("raw_n", "effective_n", "negative", "neutral", "positive", "polarity_sum", "polarity_sq_sum")
+_BUCKET_COLUMNS = ("entity", "channel", "start_ms", *_BUCKET_SUMS)
+
+
+class WatchTransaction:
+    """Handed out by `Store.transaction()`; all its writes are idempotent, and `advance_offset` fences zombies.
+
+    Call `advance_offset` first: on PostgreSQL it takes the partition's row lock, so a zombie waits there and then fails
+    before it has written anything else.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def advance_offset(
+        self, topic: str, partition: int, *, expected: int | None, next: int, watermark_ms: int | None, state: bytes
+    ) -> None:
+        """Compare-and-swap of the partition's next offset; `expected` None means it was never stored.
+
+        Raises Fenced when another process has moved it: roll back and drop what is in flight.
+        """
+        values = {"next": next, "watermark_ms": watermark_ms, "state": state}
+        if expected is None:
+            first = insert(self._connection, t.partition_states).on_conflict_do_nothing()
+            done = self._connection.execute(first, {"topic": topic, "partition": partition, **values})
+        else:
+            place = t.partition_states.c
+            swap = update(t.partition_states).where(
+                place.topic == topic, place.partition == partition, place.next == expected
+            )
+            done = self._connection.execute(swap.values(**values))
+        if done.rowcount != 1:
+            raise Fenced(f"{topic}/{partition}: offset is no longer {expected}; another process owns the partition")
+
+    def save_partition_state(
+        self, topic: str, partition: int, *, expected: int, watermark_ms: int | None, state: bytes
+    ) -> None:
+        """An idle tick: time moves on, the offset stays. Fenced as `advance_offset` is."""
+        self.advance_offset(
+            topic, partition, expected=expected, next=expected, watermark_ms=watermark_ms, state=state
+        )
+
+    def known_mentions(self, ids: Collection[str]) -> set[str]:
+        """Those of `ids` that are stored already."""
+        column = t.mentions.c.id
+        return {
+            row.id for part in chunks(ids) for row in self._connection.execute(select(column).where(column.in_(part)))
+        }
+
+    def insert_mentions(self, mentions: Sequence[ScoredMention], partition: int) -> set[str]:
+        """Keep what is new; returns the ids that were. A redelivered mention changes nothing."""
+        if not mentions:
+            return set()
+        statement = insert(self._connection, t.mentions).on_conflict_do_nothing().returning(t.mentions.c.id)
+        rows = [_mention_row(mention, partition) for mention in mentions]
+        return set(self._connection.execute(statement, rows).scalars())
+
+    def upsert_buckets(self, rows: Iterable[Bucket]) -> None:
+        """Write absolute sums; the same row twice is the same row."""
+        values = [{name: getattr(row, name) for name in _BUCKET_COLUMNS} for row in rows]
+        if values:
+            keys = ("entity", "channel", "start_ms")
+            self._connection.execute(upsert(self._connection, t.buckets, keys, _BUCKET_SUMS), values)
+
+    def save_entity_states(self, states: Mapping[str, bytes], *, partition: int, at_ms: int) -> None:
+        """Replace the state of each entity."""
+        rows = [
+            {"entity": entity, "partition": partition, "state": state, "updated_at_ms": at_ms}
+            for entity, state in sorted(states.items())
+        ]
+        if rows:
+            replace = upsert(self._connection, t.entity_states, ("entity",), ("partition", "state", "updated_at_ms"))
+            self._connection.execute(replace, rows)
+
+    def record_transitions(
+        self, transitions: Iterable[AlertTransition], receivers: Sequence[Subscriber], *, now_ms: int
+    ) -> int:
+        """Keep each step of an alert's life and one outbox row for each receiver that is to hear of it.
+
+        Idempotent: a step that is stored already, and any step after `resolved`, is skipped. A receiver's first message
+        about an alert always says `opened`, whichever step first passed its filter; after it come all further steps,
+        and a resolution is sent only to those who heard of the alert. Returns how many steps were new.
+        """
+        return sum(self._record(transition, receivers, now_ms) for transition in transitions)
+
+    def _record(self, transition: AlertTransition, receivers: Sequence[Subscriber], now_ms: int) -> bool:
+        alert = transition.alert
+        told = t.alert_transitions.c
+        known = self._connection.execute(
+            select(told.sequence, told.change, told.at_ms).where(told.alert_id == alert.id)
+        ).all()
+        opened_again = transition.change == "opened" and bool(known)
+        if opened_again or any(
+            row.change == "resolved" or (row.change == transition.change and row.at_ms == transition.at_ms)
+            for row in known
+        ):
+            return False
+        payload = msgspec.json.encode(alert)
+        sequence = 1 + max((row.sequence for row in known), default=0)
+        self._keep_alert(transition, payload)
+        self._connection.execute(
+            t.alert_transitions.insert(),
+            {
+                "alert_id": alert.id,
+                "sequence": sequence,
+                "change": transition.change,
+                "reason": storable(transition.reason),
+                "at_ms": transition.at_ms,
+                "payload": payload,
+            },
+        )
+        self._enqueue(transition, sequence, receivers, now_ms)
+        return True
+
+    def _keep_alert(self, transition: AlertTransition, payload: bytes) -> None:
+        alert = transition.alert
+        resolved = transition.change == "resolved"
+        changing = {
+            "resolved_at_ms": (_epoch_ms(alert.resolved_at) or transition.at_ms) if resolved else None,
+            "severity": alert.severity,
+            "status": "resolved" if resolved else "open",
+            "payload": payload,
+        }
+        fixed = {
+            "id": alert.id,
+            "entity": alert.entity,
+            "kind": alert.kind,
+            "direction": alert.direction,
+            "opened_at_ms": _epoch_ms(alert.opened_at) or transition.at_ms,
+        }
+        self._connection.execute(upsert(self._connection, t.alerts, ("id",), tuple(changing)), {**fixed, **changing})
+
+    def _enqueue(
+        self, transition: AlertTransition, sequence: int, receivers: Sequence[Subscriber], now_ms: int
+    ) -> None:
+        alert = transition.alert
+        heard = set(
+            self._connection.execute(select(t.outbox.c.receiver).where(t.outbox.c.alert_id == alert.id)).scalars()
+        )
+        rows = [
+            {
+                "id": delivery_id(alert.id, sequence, receiver.name),
+                "alert_id": alert.id,
+                "sequence": sequence,
+                "receiver": receiver.name,
+                "change": transition.change if receiver.name in heard else "opened",
+                "created_at_ms": now_ms,
+                "status": "pending",
+                "attempts": 0,
+                "next_attempt_at_ms": now_ms,
+            }
+            for receiver in receivers
+            if receiver.name in heard or (transition.change != "resolved" and receiver.wants(alert))
+        ]
+        if rows:
+            self._connection.execute(t.outbox.insert(), rows)
+
+
+def delivery_id(alert_id: str, sequence: int, receiver: str) -> str:
+    """The webhook-id: the same step to the same receiver has the same id for ever, whoever computes it."""
+    return "msg_" + sha256(f"{alert_id}\x1f{sequence}\x1f{receiver}".encode()).hexdigest()[:32]
+
+
+def insert(connection: Connection, table: Table) -> PostgresInsert | SqliteInsert:
+    """An INSERT that knows ON CONFLICT in this connection's dialect."""
+    return postgres_insert(table) if is_postgres(connection) else sqlite_insert(table)
+
+
+def upsert(
+    connection: Connection, table: Table, keys: Sequence[str], values: Sequence[str]
+) -> PostgresInsert | SqliteInsert:
+    """INSERT … ON CONFLICT (keys) DO UPDATE SET values."""
+    statement = insert(connection, table)
+    changes: dict[str, Any] = {name: statement.excluded[name] for name in values}
+    return statement.on_conflict_do_update(index_elements=list(keys), set_=changes)
+
+
+def chunks(values: Iterable[T]) -> Iterator[list[T]]:
+    """Lists of at most CHUNK values: drivers limit the parameters of one statement."""
+    rest = list(values)
+    return (rest[start : start + CHUNK] for start in range(0, len(rest), CHUNK))
+
+
+def count(connection: Connection, table: Table, *conditions: Any) -> int:
+    return connection.execute(select(func.count()).select_from(table).where(*conditions)).scalar_one()
+
+
+def _mention_row(mention: ScoredMention, partition: int) -> dict[str, object]:
+    return {
+        "id": mention.id,
+        "entity": storable(mention.entity),
+        "document": storable(mention.document),
+        "channel": mention.channel,
+        "source": storable(mention.source),
+        "author": storable(mention.author) if mention.author is not None else None,
+        "published_at_ms": mention.published_at_ms,
+        "polarity": mention.polarity,
+        "label": mention.label,
+        "model": storable(mention.model),
+        "partition": partition,
+        "payload": msgspec.json.encode(mention),
+    }
+
+
+def _epoch_ms(rfc3339: str | None) -> int | None:
+    return round(datetime.fromisoformat(rfc3339).timestamp() * 1000) if rfc3339 else None

@@ -1,0 +1,116 @@
+"""One contract, two brokers: the embedded one and a real Apache Kafka."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+
+import pytest
+
+from monitor.broker import free_port
+from monitor.errors import Fatal, Retryable
+from monitor.intake.kafka import KafkaConfig, KafkaSink, KafkaSource, RawMessage, TopicTruncated, ensure_topics
+from tests.kafka_broker import ApacheKafka
+
+BROKERS = ["embedded_broker", pytest.param("apache_kafka", marks=pytest.mark.kafka)]
+
+
+@pytest.fixture(params=BROKERS)
+def config(request: pytest.FixtureRequest) -> KafkaConfig:
+    broker = request.getfixturevalue(request.param)
+    return KafkaConfig(bootstrap_servers=broker.bootstrap_servers, session_timeout_ms=6_000)
+
+
+@pytest.fixture
+def topic(config: KafkaConfig) -> str:
+    name = f"t-{uuid.uuid4().hex[:8]}"
+    ensure_topics(config, {name: 2}, create=True)
+    return name
+
+
+def produce(config: KafkaConfig, topic: str, count: int) -> None:
+    sink = KafkaSink(config)
+    for number in range(count):
+        sink.send(topic, key=b"k%d" % number, value=b"%d" % number, headers=[("n", b"%d" % number)])
+    sink.flush()
+    sink.close()
+
+
+def read_until(
+    source: KafkaSource, enough: Callable[[list[RawMessage]], bool], polls_max: int = 300
+) -> list[RawMessage]:
+    seen: list[RawMessage] = []
+    for _ in range(polls_max):
+        seen += source.poll(100, 100)
+        if enough(seen):
+            return seen
+    pytest.fail(f"only {len(seen)} messages after {polls_max} polls")
+
+
+def test_what_is_acknowledged_is_read_with_its_key_headers_and_place(config: KafkaConfig, topic: str) -> None:
+    produce(config, topic, 20)
+    source = KafkaSource(config, topics=[topic], group=f"g-{topic}")
+    seen = read_until(source, lambda seen: len(seen) >= 20)
+    source.close()
+    assert sorted(int(m.value or b"") for m in seen) == list(range(20))
+    assert all(m.headers == (("n", m.value),) for m in seen)
+    assert len({str(m.place) for m in seen}) == 20
+
+
+def test_a_group_goes_on_where_it_committed(config: KafkaConfig, topic: str) -> None:
+    produce(config, topic, 10)
+    first = KafkaSource(config, topics=[topic], group=f"g-{topic}")
+    seen = read_until(first, lambda seen: len(seen) >= 10)
+    ends = {
+        (topic, p): max(m.place.offset for m in seen if m.place.partition == p) + 1
+        for p in {m.place.partition for m in seen}
+    }
+    first.commit(ends)
+    first.close()
+    produce(config, topic, 3)
+    second = KafkaSource(config, topics=[topic], group=f"g-{topic}")
+    again = read_until(second, lambda seen: len(seen) >= 3)
+    second.close()
+    assert len(again) == 3
+
+
+def test_a_stored_position_wins_over_the_group(config: KafkaConfig, topic: str) -> None:
+    produce(config, topic, 10)
+    source = KafkaSource(config, topics=[topic], group=f"g-{topic}", positions=lambda _topic, _partition: 1)
+    seen = read_until(source, lambda seen: len(seen) >= 8)
+    source.close()
+    assert min(m.place.offset for m in seen) == 1
+    assert len(seen) == 8
+
+
+def test_a_position_that_the_topic_does_not_hold_is_refused(config: KafkaConfig, topic: str) -> None:
+    source = KafkaSource(config, topics=[topic], group=f"g-{topic}", positions=lambda _topic, _partition: 99)
+    with pytest.raises(TopicTruncated, match=r"next offset is 99"):
+        read_until(source, lambda _seen: False)
+    source.close()
+
+
+def test_a_missing_topic_is_named(config: KafkaConfig) -> None:
+    with pytest.raises(Fatal, match="no-such-topic"):
+        ensure_topics(config, {"no-such-topic": 1}, create=False)
+
+
+def test_no_broker_is_retryable_and_names_the_address() -> None:
+    address = f"127.0.0.1:{free_port()}"
+    with pytest.raises(Retryable, match=address):
+        KafkaSink(KafkaConfig(bootstrap_servers=address, request_timeout_ms=1_000))
+
+
+@pytest.mark.kafka
+def test_what_was_acknowledged_survives_a_killed_broker(tmp_path_factory: pytest.TempPathFactory) -> None:
+    broker = ApacheKafka(tmp_path_factory.mktemp("killed")).start()
+    config = KafkaConfig(bootstrap_servers=broker.bootstrap_servers, session_timeout_ms=6_000)
+    ensure_topics(config, {"t": 1}, create=True)
+    produce(config, "t", 50)
+    broker.kill()
+    broker.start()
+    source = KafkaSource(config, topics=["t"], group="g")
+    seen = read_until(source, lambda seen: len(seen) >= 50)
+    source.close()
+    broker.kill()
+    assert [int(m.value or b"") for m in seen] == list(range(50))

@@ -1,0 +1,87 @@
+"""A real Apache Kafka (one KRaft node, loopback) from KAFKA_HOME, an unpacked distribution, in a folder of the test's."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from monitor.broker import free_port
+
+PROPERTIES = """\
+process.roles=broker,controller
+node.id=1
+controller.quorum.bootstrap.servers=127.0.0.1:{controller}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+controller.listener.names=CONTROLLER
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
+log.dirs={folder}/log
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+group.initial.rebalance.delay.ms=0
+broker.session.timeout.ms=2000
+broker.heartbeat.interval.ms=500
+auto.create.topics.enable=false
+"""
+
+
+class ApacheKafka:
+    """Formatted on construction; `start`, `kill` (SIGKILL: a crash) and `stop` (clean) as often as the test likes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.settings = folder / "server.properties"
+        self.settings.write_text(PROPERTIES.format(port=self.port, controller=free_port(), folder=folder))
+        self.log = folder / "broker.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        storage = "kafka.tools.StorageTool"
+        uuid = subprocess.check_output([*_java(), storage, "random-uuid"], text=True, stderr=subprocess.DEVNULL)
+        name = uuid.split()[-1]
+        subprocess.run(
+            [*_java(), storage, "format", "--standalone", "-t", name, "-c", str(self.settings)],
+            check=True,
+            capture_output=True,
+        )
+
+    @property
+    def bootstrap_servers(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def start(self) -> ApacheKafka:
+        self.log.touch()
+        seen = self.log.stat().st_size
+        with self.log.open("ab") as out:
+            self._process = subprocess.Popen([*_java(), "kafka.Kafka", str(self.settings)], stdout=out, stderr=out)
+        give_up_s = time.monotonic() + 60
+        while b"Kafka Server started" not in self.log.read_bytes()[seen:]:
+            assert self._process.poll() is None, f"the broker ended; see {self.log}"
+            assert time.monotonic() < give_up_s, f"no answer in 60 s; see {self.log}"
+            time.sleep(0.1)
+        return self
+
+    def kill(self) -> None:
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        self._end(signal.SIGTERM)
+
+    def _end(self, how: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(how)
+            self._process.wait(60)
+            self._process = None
+
+
+def _java() -> list[str]:
+    home = Path(os.environ["KAFKA_HOME"])
+    logging = home / "log4j2.properties"
+    options = [f"-Dlog4j2.configurationFile={logging}"] if logging.exists() else []
+    return ["java", "-Xmx512m", "-Xms128m", "-XX:+UseSerialGC", *options, "-cp", f"{home}/libs/*"]

@@ -24,6 +24,7 @@ from kafka.errors import (
 from kafka.structs import OffsetAndMetadata, TopicPartition
 
 from monitor.errors import Fatal, Retryable
+from monitor.intake.merge import EventTimeMerge
 from monitor.records import Place
 
 logging.getLogger("kafka").setLevel(logging.CRITICAL)  # we report what we can act on; it repeats itself each second
@@ -31,6 +32,7 @@ logging.getLogger("kafka").setLevel(logging.CRITICAL)  # we report what we can a
 Partition = tuple[str, int]
 Positions = Callable[[str, int], int | None]
 Client = TypeVar("Client")
+_EMPTY_POLLS_MAX = 5  # then a partition that shows nothing, though it should, holds nobody back
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +53,7 @@ class KafkaConfig:
     sasl_username: str | None = None
     sasl_password: str | None = field(default=None, repr=False)
     request_timeout_ms: int = 30_000
+    bootstrap_timeout_ms: int = 10_000
 
     def client(self) -> dict[str, Any]:
         """Keyword arguments that every kafka-python client takes."""
@@ -59,6 +62,7 @@ class KafkaConfig:
             "client_id": self.client_id,
             "security_protocol": self.security_protocol,
             "request_timeout_ms": self.request_timeout_ms,
+            "bootstrap_timeout_ms": self.bootstrap_timeout_ms,
         }
         secured = {
             "ssl_cafile": self.ssl_cafile,
@@ -87,12 +91,24 @@ class TopicTruncated(Fatal):
 
 
 class KafkaSource:
-    """A consumer in a group. `positions` gives the stored next offset of a partition, or None to use the group's own."""
+    """A consumer in a group. `positions` gives the stored next offset of a partition, or None to use the group's own.
+
+    With `merged`, partitions are read in the order of their messages' timestamps, see `EventTimeMerge`.
+    """
 
     def __init__(
-        self, config: KafkaConfig, *, topics: Sequence[str], group: str, positions: Positions | None = None
+        self,
+        config: KafkaConfig,
+        *,
+        topics: Sequence[str],
+        group: str,
+        positions: Positions | None = None,
+        merged: bool = False,
     ) -> None:
         self._config, self._positions = config, positions
+        self._merge: EventTimeMerge[RawMessage] | None = EventTimeMerge() if merged else None
+        self._empty_polls = 0
+        self._unproved: dict[TopicPartition, int] = {}
         self._lock = threading.Lock()
         self._assigned: list[TopicPartition] = []
         self._lost: list[Partition] = []
@@ -121,18 +137,35 @@ class KafkaSource:
             self._start_assigned()
             batches = self._consumer.poll(timeout_ms=timeout_ms, max_records=messages_max)
         except OffsetOutOfRangeError as err:
-            raise _truncated(err) from err
+            partition, start = next(iter(err.args[0].items()))
+            raise _truncated(partition, start, "the broker does not hold it") from err
         except KafkaError as err:
             raise Retryable(f"kafka {self._config.bootstrap_servers}: {type(err).__name__}: {err}") from err
         with self._lock:
             started = set(self._started)
-        return [_raw(record) for partition, records in batches.items() if partition in started for record in records]
+        self._prove_starts(started)
+        fresh = [_raw(record) for partition, records in batches.items() if partition in started for record in records]
+        return fresh if self._merge is None else self._merged(self._merge, fresh, started, messages_max)
 
     def lost(self) -> list[Partition]:
         """Partitions that went to somebody else since the last call."""
         with self._lock:
             lost, self._lost = self._lost, []
+        if self._merge is not None:
+            self._merge.forget(lost)
         return lost
+
+    def restart(self, partitions: Sequence[Partition]) -> None:
+        """Read these again from their stored position, as if they had just been assigned."""
+        again = [TopicPartition(*partition) for partition in partitions]
+        if self._merge is not None:
+            self._merge.forget(partitions)
+        with self._lock:
+            ours = [p for p in again if p in self._started]
+            self._started -= set(ours)
+            self._assigned += ours
+        if ours:
+            self._consumer.pause(*ours)
 
     def assignment(self) -> list[Partition]:
         """Partitions that are ours and started."""
@@ -189,19 +222,53 @@ class KafkaSource:
                 self._consumer.resume(partition)
 
     def _start(self, partition: TopicPartition) -> int:
-        first = self._consumer.beginning_offsets([partition])[partition]
-        end = self._consumer.end_offsets([partition])[partition]
         stored = self._positions(partition.topic, partition.partition) if self._positions else None
         if stored is None:
             stored = self._consumer.committed(partition)
         if stored is None:
-            return int(first if self._config.first_offset == "earliest" else end)
-        if not first <= stored <= end:
-            raise TopicTruncated(
-                f"{partition.topic}/{partition.partition}: the next offset is {stored}, but the topic holds {first} to "
-                f"{end}; messages expired or the topic was made anew: look into it before going on"
-            )
+            if self._config.first_offset == "latest":
+                return int(self._consumer.end_offsets([partition])[partition])
+            return int(self._consumer.beginning_offsets([partition])[partition])
+        first = self._consumer.beginning_offsets([partition])[partition]
+        if stored < first:
+            raise _truncated(partition, stored, f"the topic starts at {first}")
+        self._unproved[partition] = int(stored)
         return int(stored)
+
+    def _prove_starts(self, started: set[TopicPartition]) -> None:
+        """A start beyond the end is found at the first fetch: not every broker refuses to fetch there."""
+        for partition, start in list(self._unproved.items()):
+            if partition not in started:
+                del self._unproved[partition]
+                continue
+            end = self._consumer.highwater(partition)
+            if end is None:
+                continue
+            del self._unproved[partition]
+            if end < start:
+                raise _truncated(partition, start, f"the topic ends at {end}")
+
+    def _merged(
+        self, merge: EventTimeMerge[RawMessage], fresh: list[RawMessage], started: set[TopicPartition], messages_max: int
+    ) -> list[RawMessage]:
+        """Wait for the next message of a partition only while it has one, and at most for a few polls."""
+        merge.add(fresh)
+        self._empty_polls = 0 if fresh else self._empty_polls + 1
+        patient = self._empty_polls < _EMPTY_POLLS_MAX
+        waiting_for = {(p.topic, p.partition) for p in started if not self._drained(p)} if patient else set()
+        released = merge.release(waiting_for, messages_max)
+        if not self._paused:
+            full = {TopicPartition(*partition) for partition in merge.full()} & started
+            if full:
+                self._consumer.pause(*full)
+            flowing = (started - full) & self._consumer.paused()
+            if flowing:
+                self._consumer.resume(*flowing)
+        return released
+
+    def _drained(self, partition: TopicPartition) -> bool:
+        end = self._consumer.highwater(partition)
+        return end is not None and self._consumer.position(partition) >= end
 
 
 class KafkaSink:
@@ -314,5 +381,8 @@ def _raw(record: Any) -> RawMessage:
     )
 
 
-def _truncated(err: OffsetOutOfRangeError) -> TopicTruncated:
-    return TopicTruncated(f"kafka: the broker no longer holds the next offset: {err}; look into it before going on")
+def _truncated(partition: TopicPartition, start: int, found: str) -> TopicTruncated:
+    return TopicTruncated(
+        f"{partition.topic}/{partition.partition}: the next offset is {start}, but {found}; messages expired or the topic "
+        "was made anew: look into it before going on"
+    )

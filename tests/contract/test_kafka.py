@@ -98,7 +98,7 @@ def test_a_missing_topic_is_named(config: KafkaConfig) -> None:
 def test_no_broker_is_retryable_and_names_the_address() -> None:
     address = f"127.0.0.1:{free_port()}"
     with pytest.raises(Retryable, match=address):
-        KafkaSink(KafkaConfig(bootstrap_servers=address, request_timeout_ms=1_000))
+        KafkaSink(KafkaConfig(bootstrap_servers=address, request_timeout_ms=1_000, bootstrap_timeout_ms=1_000))
 
 
 @pytest.mark.kafka
@@ -114,3 +114,27 @@ def test_what_was_acknowledged_survives_a_killed_broker(tmp_path_factory: pytest
     source.close()
     broker.kill()
     assert [int(m.value or b"") for m in seen] == list(range(50))
+
+
+def test_partitions_are_read_as_one_in_the_order_of_time(config: KafkaConfig, topic: str) -> None:
+    """Two partitions, each with a long run of its own: read oldest first, not one after the other."""
+    sink = KafkaSink(config)
+    for number in range(2_000):
+        sink.send(topic, key=b"k%d" % number, value=b"%d" % number, timestamp_ms=1_000 + number)
+    sink.flush()
+    sink.close()
+    source = KafkaSource(config, topics=[topic], group=f"g-{topic}", merged=True)
+    seen = read_until(source, lambda seen: len(seen) >= 2_000)
+    source.close()
+    assert {m.place.partition for m in seen} == {0, 1}
+    assert [m.timestamp_ms for m in seen] == sorted(m.timestamp_ms for m in seen)
+
+
+def test_a_restarted_partition_is_read_again_from_its_stored_position(config: KafkaConfig, topic: str) -> None:
+    produce(config, topic, 10)
+    source = KafkaSource(config, topics=[topic], group=f"g-{topic}", positions=lambda _topic, _partition: 0)
+    first = read_until(source, lambda seen: len(seen) >= 10)
+    source.restart([(topic, 0), (topic, 1)])
+    again = read_until(source, lambda seen: len(seen) >= 10)
+    source.close()
+    assert sorted(str(m.place) for m in again) == sorted(str(m.place) for m in first)

@@ -8,7 +8,7 @@ The model runs on a thread of its own, so that polling goes on whatever a batch 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -42,6 +42,8 @@ class Source(Protocol):
 
     def poll(self, messages_max: int, timeout_ms: int) -> Sequence[Message]: ...
     def lost(self) -> Sequence[Partition]: ...
+    def assignment(self) -> Sequence[Partition]: ...
+    def restart(self, partitions: Sequence[Partition]) -> None: ...
     def pause(self) -> None: ...
     def resume(self) -> None: ...
     def commit(self, positions: dict[Partition, int]) -> None: ...
@@ -50,7 +52,7 @@ class Source(Protocol):
 class Sink(Protocol):
     """Where results go. `flush` returns when everything sent is acknowledged; raises Retryable otherwise."""
 
-    def send_mention(self, mention: ScoredMention) -> None: ...
+    def send_mention(self, mention: ScoredMention, *, origin: str) -> None: ...
     def send_dead_letter(self, letter: DeadLetter) -> None: ...
     def flush(self) -> None: ...
 
@@ -71,20 +73,28 @@ class Judge(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScorePolicy:
-    """Limits of the loop. Documents wait at most `deadline_ms` for company; above `queue_documents_max` we pause."""
+    """Limits of the loop. Documents wait at most `deadline_ms` for company; above `queue_documents_max` we pause.
+
+    Offsets are committed at most every `commit_ms`: a crash repeats that much, and a repeat is harmless.
+    """
 
     batch_documents_max: int = 256
     deadline_ms: int = 200
     queue_documents_max: int = 1_024
     poll_messages_max: int = 1_000
+    commit_ms: int = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Waiting:
-    place: Place
+    message: Message
     document: Document
     entities: tuple[LinkedEntity, ...]
     since_ms: int
+
+    @property
+    def place(self) -> Place:
+        return self.message.place
 
 
 @dataclass(slots=True, kw_only=True)
@@ -102,43 +112,87 @@ class ScoreLoop:
     """`turn()` polls, reads, hands full batches to the model and publishes what came back."""
 
     def __init__(
-        self, *, source: Source, sink: Sink, reader: Reader, judge: Judge, clock: Clock, policy: ScorePolicy
+        self,
+        *,
+        source: Source,
+        sink: Sink,
+        reader: Reader,
+        judge: Judge,
+        clock: Clock,
+        policy: ScorePolicy,
+        seen: Callable[[str], None] = lambda _beat: None,
     ) -> None:
         self._source, self._sink, self._reader, self._judge = source, sink, reader, judge
-        self._clock, self._policy = clock, policy
+        self._clock, self._policy, self._seen = clock, policy, seen
         self._offsets = OffsetTracker()
         self._waiting: list[_Waiting] = []
+        self._halves: list[list[_Waiting]] = []
         self._running: tuple[list[_Waiting], Future[Sequence[Sequence[ScoredMention]]]] | None = None
         self._model = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._paused = False
+        self._committed_ms = clock.now_ms()
         self.counts = ScoreCounts()
 
     def turn(self) -> int:
-        """One step; returns how many documents moved. Raises Retryable if the broker did not take our results."""
+        """One step; returns how many documents moved.
+
+        Raises Retryable if the broker did not take our results: everything in flight is dropped then and read again.
+        """
+        try:
+            return self._turn()
+        except Retryable:
+            self._abandon()
+            raise
+
+    def run(self, stop: threading.Event, *, drain_s: float) -> None:
+        """Turn until told to stop, then finish what is in flight within `drain_s`; the rest is read again later."""
+        waited_s = 0.5
+        while not stop.is_set():
+            try:
+                self.turn()
+                waited_s = 0.5
+            except Retryable as err:
+                log.warning("score.retry", error=str(err), wait_s=waited_s)
+                stop.wait(err.retry_after_s or waited_s)
+                waited_s = min(30.0, waited_s * 2)
+        try:
+            self.drain(drain_s)
+        except Retryable as err:
+            log.warning("score.drain_failed", error=str(err))  # uncommitted: the next start reads it again
+
+    def _turn(self) -> int:
         self._drop_lost()
-        messages = self._source.poll(self._policy.poll_messages_max, 0 if self._waiting or self._running else 100)
+        messages = self._source.poll(self._policy.poll_messages_max, self._poll_timeout_ms())
+        self._seen("poll")
         for message in messages:
             self._take(message)
         moved = len(messages) + self._collect(block=not messages and self._running is not None)
         self._start_batch()
         self._adjust_pressure()
-        self._commit()
+        if self._clock.now_ms() - self._committed_ms >= self._policy.commit_ms:
+            self._commit()
         return moved
 
-    def run(self, stop: threading.Event, *, drain_s: float) -> None:
-        """Turn until told to stop, then finish what is in flight within `drain_s`; the rest is read again later."""
-        while not stop.is_set():
-            try:
-                self.turn()
-            except Retryable as err:
-                log.warning("score.retry", error=str(err))
-                self._clock.sleep(err.retry_after_s or 1.0)
-        self.drain(drain_s)
+    def _poll_timeout_ms(self) -> int:
+        """Polling waits for messages only while there is nothing else to do."""
+        if self._running is not None:
+            return 0  # `_collect` waits for the model instead
+        return 10 if self._waiting or self._halves else 100
+
+    def _abandon(self) -> None:
+        """What the broker did not acknowledge must be scored again: back to the committed offsets."""
+        if self._running is not None:
+            self._running[1].cancel()
+        self._running, self._waiting, self._halves = None, [], []
+        partitions = list(self._source.assignment())
+        for partition in partitions:
+            self._offsets.forget(partition)
+        self._source.restart(partitions)
 
     def drain(self, drain_s: float) -> None:
         """Score what was read already; give up at the deadline, committing only what was acknowledged."""
         give_up_s = self._clock.monotonic_s() + drain_s
-        while (self._waiting or self._running) and self._clock.monotonic_s() < give_up_s:
+        while (self._waiting or self._halves or self._running) and self._clock.monotonic_s() < give_up_s:
             self._start_batch(force=True)
             self._collect(block=True)
         self._commit()
@@ -157,7 +211,7 @@ class ScoreLoop:
             self._offsets.finished(message.place)
             return
         self._waiting.append(
-            _Waiting(place=message.place, document=document, entities=entities, since_ms=self._clock.now_ms())
+            _Waiting(message=message, document=document, entities=entities, since_ms=self._clock.now_ms())
         )
 
     def _quarantine(self, message: Message, err: Rejectable) -> None:
@@ -176,7 +230,12 @@ class ScoreLoop:
         self._offsets.finished(message.place)
 
     def _start_batch(self, *, force: bool = False) -> None:
-        if self._running is not None or not self._waiting:
+        if self._running is not None:
+            return
+        if self._halves:
+            self._submit(self._halves.pop(0))
+            return
+        if not self._waiting:
             return
         full = len(self._waiting) >= self._policy.batch_documents_max
         due = self._clock.now_ms() - self._waiting[0].since_ms >= self._policy.deadline_ms
@@ -184,6 +243,9 @@ class ScoreLoop:
             return
         batch = self._waiting[: self._policy.batch_documents_max]
         del self._waiting[: len(batch)]
+        self._submit(batch)
+
+    def _submit(self, batch: list[_Waiting]) -> None:
         documents = [(item.document, item.entities) for item in batch]
         self._running = (batch, self._model.submit(self._judge.judge, documents, now_ms=self._clock.now_ms()))
 
@@ -191,17 +253,36 @@ class ScoreLoop:
         if self._running is None or not (block or self._running[1].done()):
             return 0
         batch, future = self._running
-        results = future.result()
         self._running = None
+        try:
+            results = future.result()
+        except Retryable:
+            raise
+        except Exception as err:  # noqa: BLE001 - whatever the model died of, one document of this batch caused it
+            self._bisect(batch, err)
+            return 0
         assert len(results) == len(batch), "the model answered for another batch"
+        self._seen("model")
         for item, mentions in zip(batch, results, strict=True):
             for mention in mentions:
-                self._sink.send_mention(mention)
+                self._sink.send_mention(mention, origin=f"{item.place.topic}/{item.place.partition}")
             self.counts.mentions += len(mentions)
             self._offsets.finished(item.place)
         self.counts.scored += len(batch)
         log.info("score.batch", documents=len(batch), mentions=sum(len(m) for m in results))
         return len(batch)
+
+    def _bisect(self, batch: list[_Waiting], err: Exception) -> None:
+        """Halve a failing batch until the document that fails stands alone, and quarantine that one only."""
+        log.warning("score.batch_failed", documents=len(batch), error=f"{type(err).__name__}: {err}")
+        if len(batch) > 1:
+            middle = len(batch) // 2
+            self._halves[:0] = [batch[:middle], batch[middle:]]
+            return
+        item = batch[0]
+        self._quarantine(
+            item.message, Rejectable(f"{item.place}: scoring failed: {type(err).__name__}: {err}", reason="not_scorable")
+        )
 
     def _adjust_pressure(self) -> None:
         """Pause above the limit, resume below half of it: polling goes on, so the broker keeps us in the group."""
@@ -216,9 +297,13 @@ class ScoreLoop:
         for partition in self._source.lost():
             self._offsets.forget(partition)
             self._waiting = [w for w in self._waiting if (w.place.topic, w.place.partition) != partition]
+            self._halves = [
+                kept for half in self._halves if (kept := [w for w in half if (w.place.topic, w.place.partition) != partition])
+            ]
 
     def _commit(self) -> None:
         """Results first, offsets after: a crash between the two repeats work and loses none."""
+        self._committed_ms = self._clock.now_ms()
         positions = self._offsets.committable()
         if not positions:
             return

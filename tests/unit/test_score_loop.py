@@ -30,16 +30,28 @@ class FakeSource:
     taken: list[tuple[str, int]] = field(default_factory=list)
     commits: list[dict[tuple[str, int], int]] = field(default_factory=list)
     paused: bool = False
+    log: list[Raw] = field(default_factory=list)
+    restarts: list[list[tuple[str, int]]] = field(default_factory=list)
 
     def poll(self, messages_max: int, timeout_ms: int) -> Sequence[Raw]:
         if self.paused:
             return []
+        self.log += [m for m in self.messages if m not in self.log]
         batch, self.messages = self.messages[:messages_max], self.messages[messages_max:]
         return batch
 
     def lost(self) -> Sequence[tuple[str, int]]:
         taken, self.taken = self.taken, []
         return taken
+
+    def assignment(self) -> Sequence[tuple[str, int]]:
+        return [("news", 0)]
+
+    def restart(self, partitions: Sequence[tuple[str, int]]) -> None:
+        """Like the broker: what was not committed comes again."""
+        self.restarts.append(list(partitions))
+        start = self.commits[-1].get(("news", 0), 0) if self.commits else 0
+        self.messages = [m for m in self.log if m.place.offset >= start]
 
     def pause(self) -> None:
         self.paused = True
@@ -57,7 +69,7 @@ class FakeSink:
     letters: list[DeadLetter] = field(default_factory=list)
     broken: bool = False
 
-    def send_mention(self, mention: ScoredMention) -> None:
+    def send_mention(self, mention: ScoredMention, *, origin: str) -> None:
         self.mentions.append(mention)
 
     def send_dead_letter(self, letter: DeadLetter) -> None:
@@ -106,7 +118,7 @@ class FakeJudge:
 def build(messages: list[Raw], **policy: int) -> tuple[ScoreLoop, FakeSource, FakeSink, ManualClock]:
     source, sink, clock = FakeSource(messages), FakeSink(), ManualClock()
     loop = ScoreLoop(
-        source=source, sink=sink, reader=FakeReader(), judge=FakeJudge(), clock=clock, policy=ScorePolicy(**policy)
+        source=source, sink=sink, reader=FakeReader(), judge=FakeJudge(), clock=clock, policy=ScorePolicy(**{"commit_ms": 0, **policy})
     )
     return loop, source, sink, clock
 
@@ -135,6 +147,7 @@ def test_nothing_is_committed_while_the_broker_does_not_acknowledge() -> None:
     with pytest.raises(Retryable):
         loop.turn()
     assert source.commits == []
+    assert source.restarts == [[("news", 0)]], "what was not acknowledged must be read again"
     sink.broken = False
     loop.turn()
     assert source.commits == [{("news", 0): 1}]
@@ -149,6 +162,34 @@ def test_a_full_queue_pauses_the_source_and_an_empty_one_resumes_it() -> None:
         clock.advance(1)
         loop.turn()
     assert not source.paused
+
+
+@dataclass
+class Picky(FakeJudge):
+    """Dies of one document, whatever batch it is in."""
+
+    sizes: list[int] = field(default_factory=list)
+
+    def judge(
+        self, documents: Sequence[tuple[Document, tuple[LinkedEntity, ...]]], *, now_ms: int
+    ) -> Sequence[Sequence[ScoredMention]]:
+        self.sizes.append(len(documents))
+        if any("poison" in document.text for document, _ in documents):
+            raise RuntimeError("the model choked")
+        return super().judge(documents, now_ms=now_ms)
+
+
+def test_a_batch_that_fails_is_halved_until_the_document_at_fault_stands_alone() -> None:
+    messages = [Raw(place(i), b"$A poison" if i == 5 else b"$A %d" % i) for i in range(8)]
+    source, sink = FakeSource(messages), FakeSink()
+    loop = ScoreLoop(
+        source=source, sink=sink, reader=FakeReader(), judge=Picky(), clock=ManualClock(), policy=ScorePolicy()
+    )
+    loop.turn()
+    loop.drain(60)
+    assert [(x.place.offset, x.reason) for x in sink.letters] == [(5, "not_scorable")]
+    assert len(sink.mentions) == 7
+    assert source.commits[-1] == {("news", 0): 8}
 
 
 def test_work_of_a_lost_partition_is_discarded() -> None:

@@ -1,0 +1,342 @@
+"""The watch role: scored mentions in, buckets, alerts and outbox rows out, each batch in one transaction.
+
+Reason and respond: every partition has a core of its own (event time, windows, detectors, alert life cycle), because a
+partition is what a process owns and loses as a whole. What a batch changes is written together with the offset after it,
+by compare-and-swap: a redelivered mention is a no-op, a zombie is fenced, and a failed transaction is as if it had never
+been tried, since the core is thrown away and read back from the database.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import msgspec
+import structlog
+
+from monitor.clock import Clock
+from monitor.errors import Fenced, Rejectable, Retryable
+from monitor.loops.core import Outcome, PartitionCore
+from monitor.loops.offsets import Partition
+from monitor.loops.score import Message
+from monitor.records import AlertTransition, DeadLetter, ScoredMention
+
+log = structlog.get_logger()
+ORIGIN_HEADER = "origin"
+
+
+class Source(Protocol):
+    """Where scored mentions and dead letters come from, as stored positions say."""
+
+    def poll(self, messages_max: int, timeout_ms: int) -> Sequence[Message]: ...
+    def lost(self) -> Sequence[Partition]: ...
+    def assignment(self) -> Sequence[Partition]: ...
+    def restart(self, partitions: Sequence[Partition]) -> None: ...
+    def commit(self, positions: dict[Partition, int]) -> None: ...
+    def lag(self) -> Mapping[Partition, int]: ...
+
+
+class StoredPlace(Protocol):
+    """Where a partition stands in the database."""
+
+    @property
+    def next(self) -> int: ...
+    @property
+    def watermark_ms(self) -> int | None: ...
+    @property
+    def state(self) -> bytes: ...
+
+
+class Transaction(Protocol):
+    """All of it is written, or nothing."""
+
+    def advance_offset(
+        self, topic: str, partition: int, *, expected: int | None, next: int, watermark_ms: int | None, state: bytes
+    ) -> None: ...
+    def insert_mentions(self, mentions: Sequence[ScoredMention], partition: int) -> set[str]: ...
+    def upsert_buckets(self, rows: Iterable[Any]) -> None: ...
+    def save_entity_states(self, states: Mapping[str, bytes], *, partition: int, at_ms: int) -> None: ...
+    def record_transitions(
+        self, transitions: Iterable[AlertTransition], receivers: Sequence[Any], *, now_ms: int
+    ) -> int: ...
+    def keep_dead_letter(self, letter: DeadLetter) -> None: ...
+
+
+class Store(Protocol):
+    """What the loop reads back, and its transaction."""
+
+    def partition_state(self, topic: str, partition: int) -> StoredPlace | None: ...
+    def entity_states(self, partition: int) -> Mapping[str, bytes]: ...
+    def mentions_since(self, partition: int, published_at_ms: int) -> Iterable[ScoredMention]: ...
+    def known_mentions(self, ids: Collection[str]) -> set[str]: ...
+    def transaction(self) -> AbstractContextManager[Transaction]: ...
+
+
+class CoreFactory(Protocol):
+    """Makes a core: an empty one, or the one that the database remembers."""
+
+    reach_back_ms: int
+
+    def empty(self) -> PartitionCore: ...
+    def restore(
+        self,
+        *,
+        state: bytes,
+        watermark_ms: int | None,
+        entity_states: Mapping[str, bytes],
+        recent: Iterable[ScoredMention],
+    ) -> PartitionCore: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchLoopPolicy:
+    """`idle_tick_s`: how often event time is moved on in a partition in which nobody speaks."""
+
+    batch_mentions_max: int = 1_000
+    poll_ms: int = 200
+    idle_tick_s: float = 5.0
+
+
+@dataclass(slots=True, kw_only=True)
+class WatchCounts:
+    """What this process has done since it started."""
+
+    mentions: int = 0
+    duplicates: int = 0
+    dead_letters: int = 0
+    transitions: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class _Owned:
+    """A partition that is ours: its core and the offset that the database holds for it (None: none yet)."""
+
+    core: PartitionCore
+    stored: int | None
+    active_s: float
+
+
+class WatchLoop:
+    """`turn()` polls and folds each partition's batch in a transaction of its own."""
+
+    def __init__(
+        self,
+        *,
+        source: Source,
+        store: Store,
+        cores: CoreFactory,
+        receivers: Sequence[Any],
+        topic_mentions: str,
+        clock: Clock,
+        policy: WatchLoopPolicy,
+        seen: Callable[[str], None] = lambda _beat: None,
+    ) -> None:
+        self._source, self._store, self._cores = source, store, cores
+        self._receivers, self._topic = receivers, topic_mentions
+        self._clock, self._policy, self._seen = clock, policy, seen
+        self._owned: dict[Partition, _Owned] = {}
+        self.counts = WatchCounts()
+
+    def turn(self) -> int:
+        """One step; returns how many messages moved. Raises Retryable when the database or the broker was not there."""
+        for partition in self._source.lost():
+            self._owned.pop(partition, None)
+        messages = self._source.poll(self._policy.batch_mentions_max, self._policy.poll_ms)
+        self._seen("poll")
+        batches: dict[Partition, list[Message]] = {}
+        for message in messages:
+            batches.setdefault((message.place.topic, message.place.partition), []).append(message)
+        failures = [failure for partition, batch in batches.items() if (failure := self._attempt(partition, batch))]
+        failures += [failure for partition in self._idle() if (failure := self._attempt(partition, []))]
+        if failures:
+            raise failures[0]
+        return len(messages)
+
+    def run(self, stop: threading.Event) -> None:
+        """Turn until told to stop. What was not committed is read again by whoever comes next."""
+        waited_s = 0.5
+        while not stop.is_set():
+            try:
+                self.turn()
+                waited_s = 0.5
+            except Retryable as err:
+                log.warning("watch.retry", error=str(err), wait_s=waited_s)
+                stop.wait(err.retry_after_s or waited_s)
+                waited_s = min(30.0, waited_s * 2)
+
+    def watermarks(self) -> dict[Partition, int | None]:
+        """How far event time has come, per partition of ours."""
+        return {partition: owned.core.watermark_ms for partition, owned in self._owned.items()}
+
+    def _attempt(self, partition: Partition, batch: list[Message]) -> Retryable | None:
+        """Another partition's failure must not lose this one's messages: each is tried, each is read again on its own."""
+        try:
+            if partition[0] == self._topic:
+                self._fold(partition, batch)
+            else:
+                self._keep_letters(partition, batch)
+        except Retryable as err:
+            self._owned.pop(partition, None)
+            self._source.restart([partition])
+            if isinstance(err, Fenced):
+                log.warning("watch.fenced", partition=f"{partition[0]}/{partition[1]}", error=str(err))
+            return err
+        return None
+
+    def _fold(self, partition: Partition, batch: list[Message]) -> None:
+        """Gather, decide, apply: everything that this batch changes, in one transaction."""
+        owned = self._owned.get(partition) or self._restore(partition)
+        now_ms = self._clock.now_ms()
+        fresh, letters = self._gather(owned, batch)
+        for mention, origin in fresh:
+            owned.core.take(mention, origin=origin, now_ms=now_ms)
+        outcome = owned.core.advance() if batch else owned.core.tick(now_ms, drained=True)
+        owned.active_s = self._clock.monotonic_s()
+        following = batch[-1].place.offset + 1 if batch else owned.stored
+        if following is None or not (batch or _changed(outcome)):
+            return
+        self._apply(partition, owned, following, outcome, [mention for mention, _ in fresh], letters, now_ms)
+        owned.stored = following
+        self.counts.mentions += len(fresh)
+        self.counts.dead_letters += len(letters)
+        self.counts.transitions += len(outcome.transitions)
+        self._source.commit({partition: following})
+        if batch:
+            log.debug("watch.batch", partition=partition[1], mentions=len(fresh), transitions=len(outcome.transitions))
+        for transition in outcome.transitions:
+            log.info(
+                f"alert.{transition.change}",
+                alert=transition.alert.id,
+                entity=transition.alert.entity,
+                kind=transition.alert.kind,
+                direction=transition.alert.direction,
+                reason=transition.reason,
+            )
+
+    def _apply(
+        self,
+        partition: Partition,
+        owned: _Owned,
+        following: int,
+        outcome: Outcome,
+        fresh: list[ScoredMention],
+        letters: list[DeadLetter],
+        now_ms: int,
+    ) -> None:
+        with self._store.transaction() as transaction:
+            transaction.advance_offset(
+                *partition,
+                expected=owned.stored,
+                next=following,
+                watermark_ms=owned.core.watermark_ms,
+                state=owned.core.state(),
+            )
+            transaction.insert_mentions(fresh, partition[1])
+            for letter in letters:
+                transaction.keep_dead_letter(letter)
+            transaction.upsert_buckets(outcome.buckets)
+            transaction.save_entity_states(outcome.entity_states, partition=partition[1], at_ms=now_ms)
+            transaction.record_transitions(outcome.transitions, self._receivers, now_ms=now_ms)
+        self._seen("database")
+
+    def _gather(
+        self, owned: _Owned, batch: list[Message]
+    ) -> tuple[list[tuple[ScoredMention, str]], list[DeadLetter]]:
+        """Decode, leave out what is stored or twice in the batch, quarantine what is no mention."""
+        decoded: dict[str, tuple[ScoredMention, str]] = {}
+        letters = []
+        for message in batch:
+            if owned.stored is not None and message.place.offset < owned.stored:
+                continue  # behind the stored position: fetched before a seek took effect
+            try:
+                mention = decode_mention(message)
+            except Rejectable as err:
+                letters.append(_letter(message, err, self._clock.now_ms()))
+                continue
+            decoded.setdefault(mention.id, (mention, _origin(message)))
+        known = self._store.known_mentions(decoded.keys()) if decoded else set()
+        self.counts.duplicates += len(known)
+        return [pair for key, pair in decoded.items() if key not in known], letters
+
+    def _restore(self, partition: Partition) -> _Owned:
+        place = self._store.partition_state(*partition)
+        if place is None:
+            core = self._cores.empty()
+        else:
+            since_ms = (place.watermark_ms or 0) - self._cores.reach_back_ms
+            core = self._cores.restore(
+                state=place.state,
+                watermark_ms=place.watermark_ms,
+                entity_states=self._store.entity_states(partition[1]),
+                recent=self._store.mentions_since(partition[1], since_ms),
+            )
+        owned = _Owned(core=core, stored=place.next if place else None, active_s=self._clock.monotonic_s())
+        self._owned[partition] = owned
+        return owned
+
+    def _keep_letters(self, partition: Partition, batch: list[Message]) -> None:
+        """Dead letters go to their table, offset and rows together, as mentions do."""
+        place = self._store.partition_state(*partition)
+        stored = place.next if place else None
+        fresh = [message for message in batch if stored is None or message.place.offset >= stored]
+        if not fresh:
+            return
+        following = fresh[-1].place.offset + 1
+        with self._store.transaction() as transaction:
+            transaction.advance_offset(*partition, expected=stored, next=following, watermark_ms=None, state=b"")
+            for message in fresh:
+                transaction.keep_dead_letter(decode_letter(message, self._clock.now_ms()))
+        self.counts.dead_letters += len(fresh)
+        self._source.commit({partition: following})
+
+    def _idle(self) -> list[Partition]:
+        """Partitions of ours in which event time must be moved on, because nobody speaks and nothing waits."""
+        now_s = self._clock.monotonic_s()
+        for partition in self._source.assignment():
+            if partition[0] == self._topic and partition not in self._owned:
+                self._restore(partition)
+        quiet = [p for p, owned in self._owned.items() if now_s - owned.active_s >= self._policy.idle_tick_s]
+        if not quiet:
+            return []
+        lag = self._source.lag()
+        return [partition for partition in quiet if lag.get(partition, 1) <= 0]
+
+
+def decode_mention(message: Message) -> ScoredMention:
+    """Raises Rejectable for bytes that no score role of ours wrote."""
+    try:
+        return msgspec.json.decode(message.value or b"", type=ScoredMention)
+    except (msgspec.DecodeError, UnicodeDecodeError) as err:
+        raise Rejectable(f"{message.place}: not a scored mention: {err}", reason="not_a_mention") from err
+
+
+def decode_letter(message: Message, now_ms: int) -> DeadLetter:
+    """A dead letter as score wrote it; foreign bytes on that topic are kept as a letter of their own."""
+    try:
+        return msgspec.json.decode(message.value or b"", type=DeadLetter)
+    except (msgspec.DecodeError, UnicodeDecodeError) as err:
+        return _letter(message, Rejectable(f"{message.place}: not a dead letter: {err}", reason="not_a_letter"), now_ms)
+
+
+def _letter(message: Message, err: Rejectable, now_ms: int) -> DeadLetter:
+    return DeadLetter(
+        place=message.place,
+        key=message.key,
+        value=message.value,
+        headers=tuple(message.headers),
+        reason=err.reason,
+        detail=str(err),
+        failed_at_ms=now_ms,
+    )
+
+
+def _origin(message: Message) -> str:
+    """The raw partition that the mention came from: event time is as far as the slowest of them."""
+    return next((value.decode("utf-8", "replace") for name, value in message.headers if name == ORIGIN_HEADER), "")
+
+
+def _changed(outcome: Outcome) -> bool:
+    return bool(outcome.buckets or outcome.entity_states or outcome.transitions)

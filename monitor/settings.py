@@ -77,9 +77,9 @@ class IntakeSettings(Section):
 
 class ScoreSettings(Section):
     batch_tokens_max: Positive = 2_048
-    batch_documents_max: Positive = 64
+    batch_documents_max: Positive = 256
     deadline_ms: Positive = 200
-    queue_documents_max: Positive = 1_024
+    queue_documents_max: Positive = 2_048
     poll_messages_max: Positive = 1_000
     telemetry_port: Port = 9101
 
@@ -87,7 +87,7 @@ class ScoreSettings(Section):
 class WatchSettings(Section):
     batch_mentions_max: Positive = 1_000
     poll_ms: Positive = 200
-    idle_tick_s: Seconds = 30.0
+    idle_tick_s: Seconds = 5.0
     telemetry_port: Port = 9102
 
 
@@ -102,7 +102,8 @@ class RulesSettings(Section):
 
 class ReceiverSettings(Section):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
-    url: str
+    url: str | None = None
+    url_env: str | None = None
     secret_env: str | None = None
     secret_file: Path | None = None
     previous_secret_env: str | None = None
@@ -111,6 +112,11 @@ class ReceiverSettings(Section):
     allow_private: bool = False
     min_severity: Literal["low", "medium", "high", "critical"] = "low"
     timeout_s: Seconds = 10.0
+
+
+    def address(self) -> str:
+        """The URL, from the file or from the environment; checked when the file was loaded."""
+        return self.url or os.environ[self.url_env or ""]
 
 
 class TelemetrySettings(Section):
@@ -210,8 +216,7 @@ def _cross_checks(settings: Settings, environ: dict[str, str]) -> list[str]:
             faults.append(f"{key}: needs secret_env or secret_file, or its messages could not be signed")
         if receiver.secret_env and not environ.get(receiver.secret_env):
             faults.append(f"{key}.secret_env: environment variable {receiver.secret_env} is not set")
-        if not receiver.url.startswith("https://") and not (receiver.allow_http and receiver.url.startswith("http://")):
-            faults.append(f"{key}.url: must be https:// (http:// only with allow_http = true)")
+        faults += [f"{key}.{fault}" for fault in _url_faults(receiver, environ)]
     kafka = settings.kafka
     topics = [kafka.topic_news, kafka.topic_social, kafka.topic_mentions, kafka.topic_dead_letters]
     if len(set(topics)) != len(topics):
@@ -221,6 +226,17 @@ def _cross_checks(settings: Settings, environ: dict[str, str]) -> list[str]:
     ):
         faults.append("kafka: SASL needs sasl_mechanism, sasl_username and sasl_password_file or sasl_password_env")
     return faults
+
+
+def _url_faults(receiver: ReceiverSettings, environ: dict[str, str]) -> list[str]:
+    if (receiver.url is None) == (receiver.url_env is None):
+        return ["url: give either url or url_env (for a URL that holds a token)"]
+    if receiver.url_env and not environ.get(receiver.url_env):
+        return [f"url_env: environment variable {receiver.url_env} is not set"]
+    url = receiver.url or environ[receiver.url_env or ""]
+    if url.startswith("https://") or (receiver.allow_http and url.startswith("http://")):
+        return []
+    return ["url: must be https:// (http:// only with allow_http = true)"]
 
 
 def _with_absolute_paths(settings: Settings, base: Path) -> Settings:

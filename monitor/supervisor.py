@@ -40,6 +40,22 @@ class Spawn(Protocol):
     def __call__(self, command: Sequence[str], /) -> Process: ...
 
 
+def _die_with_parent() -> None:
+    """Linux: the kernel ends a role when its supervisor dies, however it dies."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def spawn(command: Sequence[str], *, environ: Mapping[str, str] | None = None) -> Process:
+    """A child in a session of its own, so that Ctrl-C reaches the supervisor alone and everything ends in order."""
+    return subprocess.Popen(  # noqa: S603 - the caller's own command line
+        command,
+        env=environ,
+        preexec_fn=_die_with_parent,  # noqa: PLW1509 - one prctl call, no locks taken
+        start_new_session=True,
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestartPolicy:
     """Pauses double from `pause_s` to `pause_max_s`; a child that lived `healthy_s` starts afresh."""
@@ -70,11 +86,13 @@ class Supervisor:
         clock: Clock,
         drain_s: float,
         policy: RestartPolicy | None = None,
-        spawn: Spawn | None = None,
+        spawn: Spawn = spawn,
     ) -> None:
         self._policy = policy or RestartPolicy()
-        self._clock, self._drain_s, self._spawn = clock, drain_s, spawn or _spawn
-        self._children = {name: _Child(command=command, pause_s=self._policy.pause_s) for name, command in commands.items()}
+        self._clock, self._drain_s, self._spawn = clock, drain_s, spawn
+        self._children = {
+            name: _Child(command=command, pause_s=self._policy.pause_s) for name, command in commands.items()
+        }
 
     def run(self, stop: threading.Event) -> int:
         """Keep every role running. Drains all of them before it returns, whatever the reason."""
@@ -130,13 +148,3 @@ class Supervisor:
             log.warning("role.ended", role=name, exit_code=code, restarts=child.restarts, pause_s=child.pause_s)
         child.pause_s = min(child.pause_s * 2, self._policy.pause_max_s)
         return code
-
-
-def _spawn(command: Sequence[str]) -> Process:
-    return subprocess.Popen(command, preexec_fn=_die_with_parent, start_new_session=True)  # noqa: S603, PLW1509
-
-
-def _die_with_parent() -> None:
-    """Linux: the kernel ends a role when its supervisor dies, however it dies."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -281,7 +281,8 @@ class ScoreLoop:
             return
         item = batch[0]
         self._quarantine(
-            item.message, Rejectable(f"{item.place}: scoring failed: {type(err).__name__}: {err}", reason="not_scorable")
+            item.message,
+            Rejectable(f"{item.place}: scoring failed: {type(err).__name__}: {err}", reason="not_scorable"),
         )
 
     def _adjust_pressure(self) -> None:
@@ -298,7 +299,9 @@ class ScoreLoop:
             self._offsets.forget(partition)
             self._waiting = [w for w in self._waiting if (w.place.topic, w.place.partition) != partition]
             self._halves = [
-                kept for half in self._halves if (kept := [w for w in half if (w.place.topic, w.place.partition) != partition])
+                kept
+                for half in self._halves
+                if (kept := [w for w in half if (w.place.topic, w.place.partition) != partition])
             ]
 
     def _commit(self) -> None:

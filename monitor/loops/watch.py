@@ -54,7 +54,14 @@ class Transaction(Protocol):
     """All of it is written, or nothing."""
 
     def advance_offset(
-        self, topic: str, partition: int, *, expected: int | None, next: int, watermark_ms: int | None, state: bytes
+        self,
+        topic: str,
+        partition: int,
+        *,
+        expected: int | None,
+        following: int,
+        watermark_ms: int | None,
+        state: bytes,
     ) -> None: ...
     def insert_mentions(self, mentions: Sequence[ScoredMention], partition: int) -> set[str]: ...
     def upsert_buckets(self, rows: Iterable[Any]) -> None: ...
@@ -117,6 +124,16 @@ class _Owned:
     core: PartitionCore
     stored: int | None
     active_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Change:
+    """Everything that one batch writes."""
+
+    following: int
+    outcome: Outcome
+    mentions: list[ScoredMention]
+    letters: list[DeadLetter]
 
 
 class WatchLoop:
@@ -198,7 +215,11 @@ class WatchLoop:
         following = batch[-1].place.offset + 1 if batch else owned.stored
         if following is None or not (batch or _changed(outcome)):
             return
-        self._apply(partition, owned, following, outcome, [mention for mention, _ in fresh], letters, now_ms)
+        self._apply(
+            partition,
+            owned,
+            _Change(following=following, outcome=outcome, mentions=[m for m, _ in fresh], letters=letters),
+        )
         owned.stored = following
         self.counts.mentions += len(fresh)
         self.counts.dead_letters += len(letters)
@@ -216,35 +237,25 @@ class WatchLoop:
                 reason=transition.reason,
             )
 
-    def _apply(
-        self,
-        partition: Partition,
-        owned: _Owned,
-        following: int,
-        outcome: Outcome,
-        fresh: list[ScoredMention],
-        letters: list[DeadLetter],
-        now_ms: int,
-    ) -> None:
+    def _apply(self, partition: Partition, owned: _Owned, change: _Change) -> None:
+        now_ms = self._clock.now_ms()
         with self._store.transaction() as transaction:
             transaction.advance_offset(
                 *partition,
                 expected=owned.stored,
-                next=following,
+                following=change.following,
                 watermark_ms=owned.core.watermark_ms,
                 state=owned.core.state(),
             )
-            transaction.insert_mentions(fresh, partition[1])
-            for letter in letters:
+            transaction.insert_mentions(change.mentions, partition[1])
+            for letter in change.letters:
                 transaction.keep_dead_letter(letter)
-            transaction.upsert_buckets(outcome.buckets)
-            transaction.save_entity_states(outcome.entity_states, partition=partition[1], at_ms=now_ms)
-            transaction.record_transitions(outcome.transitions, self._receivers, now_ms=now_ms)
+            transaction.upsert_buckets(change.outcome.buckets)
+            transaction.save_entity_states(change.outcome.entity_states, partition=partition[1], at_ms=now_ms)
+            transaction.record_transitions(change.outcome.transitions, self._receivers, now_ms=now_ms)
         self._seen("database")
 
-    def _gather(
-        self, owned: _Owned, batch: list[Message]
-    ) -> tuple[list[tuple[ScoredMention, str]], list[DeadLetter]]:
+    def _gather(self, owned: _Owned, batch: list[Message]) -> tuple[list[tuple[ScoredMention, str]], list[DeadLetter]]:
         """Decode, leave out what is stored or twice in the batch, quarantine what is no mention."""
         decoded: dict[str, tuple[ScoredMention, str]] = {}
         letters = []
@@ -286,7 +297,7 @@ class WatchLoop:
             return
         following = fresh[-1].place.offset + 1
         with self._store.transaction() as transaction:
-            transaction.advance_offset(*partition, expected=stored, next=following, watermark_ms=None, state=b"")
+            transaction.advance_offset(*partition, expected=stored, following=following, watermark_ms=None, state=b"")
             for message in fresh:
                 transaction.keep_dead_letter(decode_letter(message, self._clock.now_ms()))
         self.counts.dead_letters += len(fresh)

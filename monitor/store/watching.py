@@ -37,13 +37,13 @@ class WatchTransaction:
         self._connection = connection
 
     def advance_offset(
-        self, topic: str, partition: int, *, expected: int | None, next: int, watermark_ms: int | None, state: bytes
+        self, topic: str, partition: int, *, expected: int | None, following: int, watermark_ms: int | None, state: bytes
     ) -> None:
         """Compare-and-swap of the partition's next offset; `expected` None means it was never stored.
 
         Raises Fenced when another process has moved it: roll back and drop what is in flight.
         """
-        values = {"next": next, "watermark_ms": watermark_ms, "state": state}
+        values = {"next": following, "watermark_ms": watermark_ms, "state": state}
         if expected is None:
             first = insert(self._connection, t.partition_states).on_conflict_do_nothing()
             done = self._connection.execute(first, {"topic": topic, "partition": partition, **values})
@@ -61,7 +61,7 @@ class WatchTransaction:
     ) -> None:
         """An idle tick: time moves on, the offset stays. Fenced as `advance_offset` is."""
         self.advance_offset(
-            topic, partition, expected=expected, next=expected, watermark_ms=watermark_ms, state=state
+            topic, partition, expected=expected, following=expected, watermark_ms=watermark_ms, state=state
         )
 
     def known_mentions(self, ids: Collection[str]) -> set[str]:

@@ -1,0 +1,237 @@
+"""`tapewatch demo`: every real part on one machine for as long as the user likes to look.
+
+Embedded broker, SQLite, each role as its own process under the supervisor, the sample stream played at speed, and a
+local webhook sink that verifies signatures. Nothing here is special to the demo but the stream: the roles are started
+by `tapewatch run --role`, as in service.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import secrets
+import shutil
+import sys
+import tempfile
+import threading
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from monitor.broker import EmbeddedBroker, free_port
+from monitor.clock import Clock, SystemClock
+from monitor.delivery import WebhookSink
+from monitor.demo.stream import demo_messages
+from monitor.errors import Fatal, Retryable
+from monitor.intake.kafka import KafkaConfig, KafkaSink, ensure_topics
+from monitor.records import Record
+from monitor.settings import Settings, load_settings
+from monitor.store import Store
+from monitor.supervisor import Process, Supervisor, spawn
+
+log = structlog.get_logger()
+ROLES = ("score", "watch", "deliver")
+
+
+class DemoSummary(Record, frozen=True, kw_only=True):
+    """What `--json` prints."""
+
+    documents: int
+    mentions: int
+    alerts: int
+    deliveries: int
+    dead_letters: int
+    documents_per_second: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoPolicy:
+    """`hours_per_second` of event time are played; the roles must be ready within `ready_s`."""
+
+    hours_per_second: float = 1.0
+    ready_s: float = 90.0
+    drain_s: float = 15.0
+
+
+def run_demo(
+    config: Path,
+    *,
+    on_delivery: Callable[[str, Mapping[str, Any]], None],
+    say: Callable[[str], None],
+    stop: threading.Event,
+    for_s: float | None = None,
+    clock: Clock | None = None,
+    policy: DemoPolicy | None = None,
+) -> DemoSummary:
+    """Play until `stop` is set or `for_s` seconds after the roles were ready.
+
+    `on_delivery` gets the type and the data of each webhook whose signature holds. Raises Fatal when a part can't start.
+    """
+    policy, clock = policy or DemoPolicy(), clock or SystemClock()
+    with ExitStack() as stack:
+        folder = Path(tempfile.mkdtemp(prefix="tapewatch-demo-"))
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        say("starting the embedded broker")
+        broker = stack.enter_context(EmbeddedBroker())
+        secret = f"whsec_{base64.b64encode(secrets.token_bytes(24)).decode()}"
+        seen: set[str] = set()
+        sink = stack.enter_context(WebhookSink(secrets=(secret,), on_message=_once(seen, on_delivery)))
+        ports = {role: free_port() for role in ROLES}
+        environ = _environment(broker, folder, sink, secret, ports)
+        settings = load_settings(config, environ)
+        kafka = KafkaConfig(bootstrap_servers=broker.bootstrap_servers)
+        ensure_topics(kafka, topics_of(settings), create=True)
+        say("starting score, watch and deliver")
+        supervisor = _Background(
+            Supervisor(
+                {
+                    role: [sys.executable, "-m", "monitor.cli", "run", "--config", str(config), "--role", role]
+                    for role in ROLES
+                },
+                clock=clock,
+                drain_s=policy.drain_s,
+                spawn=partial(_spawn_with, environ),
+            )
+        )
+        stack.callback(supervisor.stop)
+        _wait_until_ready(ports, supervisor, stop, clock, policy)
+        started_s = clock.monotonic_s()
+        say(f"playing the sample stream, {policy.hours_per_second:g} hours a second")
+        player = threading.Thread(target=_play, args=(kafka, settings, clock, policy, stop), name="player", daemon=True)
+        player.start()
+        documents, busy_s = 0, 0.0
+        while not stop.is_set() and (for_s is None or clock.monotonic_s() - started_s < for_s):
+            supervisor.check()
+            stop.wait(0.2)
+            counted = documents_scored(ports["score"])
+            if counted > documents:
+                documents, busy_s = counted, clock.monotonic_s() - started_s
+        stop.set()
+        player.join(10)
+        supervisor.stop()
+        with closing(Store.open(settings.database.url)) as store:
+            counts = store.counts()
+        return DemoSummary(
+            documents=documents,
+            mentions=counts.mentions,
+            alerts=counts.alerts,
+            deliveries=len(seen),
+            dead_letters=counts.dead_letters,
+            documents_per_second=round(documents / busy_s, 1) if busy_s else 0.0,
+        )
+
+
+def topics_of(settings: Settings) -> dict[str, int]:
+    """Topic → partitions, as the configuration asks for them."""
+    kafka = settings.kafka
+    many = dict.fromkeys((kafka.topic_news, kafka.topic_social, kafka.topic_mentions), kafka.partitions)
+    return {**many, kafka.topic_dead_letters: 1}
+
+
+def documents_scored(port: int) -> int:
+    """How many messages the score role has read, from its own metrics."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=1) as answer:
+            found = re.search(rb"^tapewatch_score_documents_total(?:\{\})? ([0-9.e+]+)$", answer.read(), re.MULTILINE)
+            return int(float(found[1])) if found else 0
+    except OSError:
+        return 0
+
+
+class _Background:
+    """The supervisor on a thread of its own; its exit code is looked at by `check`."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self._halt = threading.Event()
+        self._code: int | None = None
+        self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raises Fatal when a role refused to start; it has said why on stderr."""
+        if self._code is not None and not self._halt.is_set():
+            raise Fatal("a role refused to start; its own message stands above")
+
+    def stop(self) -> None:
+        self._halt.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        self._code = self._supervisor.run(self._halt)
+
+
+def _spawn_with(environ: Mapping[str, str], command: Sequence[str]) -> Process:
+    return spawn(command, environ=environ)
+
+
+def _wait_until_ready(
+    ports: Mapping[str, int], supervisor: _Background, stop: threading.Event, clock: Clock, policy: DemoPolicy
+) -> None:
+    give_up_s = clock.monotonic_s() + policy.ready_s
+    waiting = set(ports)
+    while waiting and not stop.is_set():
+        supervisor.check()
+        waiting -= {role for role in waiting if _is_ready(ports[role])}
+        if waiting and clock.monotonic_s() > give_up_s:
+            raise Retryable(f"not ready after {policy.ready_s:.0f} s: {', '.join(sorted(waiting))}")
+        stop.wait(0.2)
+
+
+def _is_ready(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=1) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def _play(kafka: KafkaConfig, settings: Settings, clock: Clock, policy: DemoPolicy, stop: threading.Event) -> None:
+    """The sample stream at speed, then silence: event time flows on by itself."""
+    topics = {"news": settings.kafka.topic_news, "social": settings.kafka.topic_social}
+    with closing(KafkaSink(kafka)) as producer:
+        first_ms, started_s = None, clock.monotonic_s()
+        for message in demo_messages():
+            first_ms = message.at_ms if first_ms is None else first_ms
+            due_s = started_s + (message.at_ms - first_ms) / 3_600_000 / policy.hours_per_second
+            if (wait_s := due_s - clock.monotonic_s()) > 0.05 and stop.wait(wait_s):
+                break
+            producer.send(topics[message.topic], key=message.key, value=message.value, timestamp_ms=message.at_ms)
+        producer.flush()
+
+
+def _environment(
+    broker: EmbeddedBroker, folder: Path, sink: WebhookSink, secret: str, ports: Mapping[str, int]
+) -> dict[str, str]:
+    own = {
+        "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap_servers,
+        "TAPEWATCH_DATABASE__URL": f"sqlite:///{folder / 'tapewatch.db'}",
+        "TAPEWATCH_SINK_URL": sink.url,
+        "TAPEWATCH_SINK_SECRET": secret,
+        "TAPEWATCH_TELEMETRY__LOG_LEVEL": "warning",
+    }
+    return {
+        **os.environ,
+        **own,
+        **{f"TAPEWATCH_{role.upper()}__TELEMETRY_PORT": str(port) for role, port in ports.items()},
+    }
+
+
+def _once(
+    seen: set[str], on_delivery: Callable[[str, Mapping[str, Any]], None]
+) -> Callable[[str, Mapping[str, Any]], None]:
+    """A repeated delivery has the same id; an analyst sees it once."""
+
+    def receive(message_id: str, body: Mapping[str, Any]) -> None:
+        if message_id not in seen:
+            seen.add(message_id)
+            on_delivery(str(body["type"]), body["data"])
+
+    return receive

@@ -147,7 +147,9 @@ def save_run(folder: Path, network: Network, tokenizer_json: Path) -> None:
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: value.detach().to("cpu", torch.float32).contiguous() for name, value in network.state_dict().items()}
+    weights = {
+        name: value.detach().to("cpu", torch.float32).contiguous() for name, value in network.state_dict().items()
+    }
     save_file(weights, str(folder / WEIGHTS_FILE))
     (folder / NETWORK_FILE).write_text(network.spec.to_json(), "utf-8")
     if tokenizer_json.resolve() != (folder / TOKENIZER_FILE).resolve():

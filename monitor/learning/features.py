@@ -1,0 +1,104 @@
+"""Rows become token ids, masks and targets. Texts are cleaned exactly as in service, and spans move with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from tokenizers import Tokenizer
+
+from monitor.intake.cleaning import CleanText, clean
+from monitor.learning.recipe import Recipe, head_for
+from monitor.learning.rows import LabelledMention, LabelledRow
+from monitor.records import LABELS
+
+Soft = tuple[float, float, float]
+
+
+@dataclass(slots=True, kw_only=True)
+class MentionExample:
+    """`tokens` are the positions of the mention's own tokens; `tags` 0 O, 1 B, 2 I, -100 not asked."""
+
+    tokens: list[int]
+    head: str | None
+    target: Soft | None
+    tags: list[int] | None
+
+
+@dataclass(slots=True, kw_only=True)
+class Example:
+    """One text: its tokens, and whatever is known about it."""
+
+    ids: list[int]
+    document_head: str | None = None
+    document: Soft | None = None
+    mentions: list[MentionExample] = field(default_factory=list)
+    topic: int | None = None
+    events: list[int] | None = None
+
+
+def make_examples(
+    rows: Sequence[LabelledRow], tokenizer: Tokenizer, recipe: Recipe, *, topics: Sequence[str], events: Sequence[str]
+) -> list[Example]:
+    """One example a row, in the rows' order."""
+    texts = [clean(row.text) for row in rows]
+    encodings = tokenizer.encode_batch([text.text for text in texts])
+    data = recipe.data
+    examples = []
+    for row, text, encoding in zip(rows, texts, encodings, strict=True):
+        example = Example(ids=encoding.ids)
+        head = head_for(data.document_heads, row.source)
+        if head is not None:
+            example.document = row.probabilities or (_hard(row.label) if row.label else None)
+            example.document_head = head if example.document else None
+        mention_head = head_for(data.mention_heads, row.source)
+        for mention in row.mentions:
+            made = _mention(mention, mention_head, text, encoding.offsets)
+            if made.target is not None or made.tags is not None:
+                example.mentions.append(made)
+        if row.topic is not None and row.topic in topics:
+            example.topic = topics.index(row.topic)
+        if row.events is not None and events:
+            example.events = [int(event in row.events) for event in events]
+        examples.append(example)
+    return examples
+
+
+def span_tokens(offsets: Sequence[tuple[int, int]], start: int, end: int) -> list[int]:
+    """Positions of the tokens that overlap [start, end); special tokens have empty offsets and never do."""
+    return [i for i, (a, b) in enumerate(offsets) if a < end and b > start and a < b]
+
+
+def soft_of_score(score: float) -> Soft:
+    """A score in -1 … 1 as probabilities whose polarity, p(+) − p(−), is the score."""
+    return (max(0.0, -score), 1.0 - abs(score), max(0.0, score))
+
+
+def _mention(
+    mention: LabelledMention, head: str | None, text: CleanText, offsets: Sequence[tuple[int, int]]
+) -> MentionExample:
+    tokens: list[int] = []
+    if mention.start is not None and mention.end is not None:
+        tokens = span_tokens(offsets, *text.to_clean(mention.start, mention.end))
+    target = None
+    if head is not None:
+        if mention.probabilities is not None:
+            target = mention.probabilities
+        elif mention.label is not None:
+            target = _hard(mention.label)
+        elif mention.score is not None:
+            target = soft_of_score(mention.score)
+    tags = None
+    if mention.evidence is not None:
+        tags = [-100 if a == b else 0 for a, b in offsets]
+        for start, end in mention.evidence:
+            inside = span_tokens(offsets, *text.to_clean(start, end))
+            for position in inside:
+                tags[position] = 1 if position == inside[0] else 2
+    return MentionExample(tokens=tokens, head=head if target is not None else None, target=target, tags=tags)
+
+
+def _hard(label: str) -> Soft:
+    values = [0.0, 0.0, 0.0]
+    values[LABELS.index(label)] = 1.0
+    return (values[0], values[1], values[2])

@@ -1,0 +1,156 @@
+"""A recipe: everything that decides how a training goes, in one TOML file. Unknown keys are refused, all faults at once."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from monitor.errors import Fatal
+
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Part(BaseModel):
+    """A frozen table of the file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(Part):
+    """`document_heads` and `mention_heads` map a row's source to the head of its label convention.
+
+    A source that isn't named trains none of these heads; a key may end in * . `licences` keeps only rows whose licence,
+    as stated, is listed (empty: all).
+    """
+
+    document_heads: dict[str, str] = {"tfns": "news"}
+    mention_heads: dict[str, str] = {
+        "sentfin": "company",
+        "fiqa*": "company",
+        "sentivent": "phrase",
+        "stockemotions": "social",
+    }
+    serve_document: str = "news"
+    serve_mention: str = "company"
+    licences: tuple[str, ...] = ()
+    rows_max_per_source: int = 0
+    valid_percent: Annotated[int, Field(ge=1, le=40)] = 10
+    test_percent: Annotated[int, Field(ge=0, le=40)] = 10
+
+
+class Tasks(Part):
+    """Weight of each task's mean loss; 0 leaves the task out."""
+
+    document: float = 1.0
+    mention: float = 1.0
+    topic: float = 0.5
+    events: float = 1.0
+    evidence: float = 0.5
+
+
+class Peft(Part):
+    """Low-rank adapters on every linear layer of the encoder (Hu et al. 2021); `dora` after Liu et al. 2024."""
+
+    kind: Literal["none", "lora", "dora"] = "none"
+    rank: Count = 16
+    alpha: Count = 32
+    dropout: Share = 0.05
+
+
+class Freeze(Part):
+    """`heads`: only heads learn; `top`: heads and the top n layers; `gradual`: one layer more after each epoch."""
+
+    policy: Literal["none", "heads", "top", "gradual"] = "none"
+    top_layers: Count = 2
+    word_embeddings: bool = True
+
+
+class Optimiser(Part):
+    kind: Literal["adamw", "sgd"] = "adamw"
+    rate: Positive = 1e-4
+    head_rate_factor: Positive = 5.0
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    clip_norm: Positive = 1.0
+    warmup: Share = 0.06
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+
+
+class Run(Part):
+    epochs: Count = 3
+    batch_documents: Count = 48
+    tokens_max: Annotated[int, Field(ge=8, le=512)] = 128
+    head_dropout: Share = 0.1
+    head_hidden: Count = 256
+    label_smoothing: Share = 0.0
+    class_weights: Literal["none", "sqrt_inverse"] = "none"
+    bf16: bool = False
+    threads: int = 0
+    seed: int = 7
+    checkpoint_every_steps: Count = 200
+
+
+class Stop(Part):
+    """Stop after `patience` evaluations (one an epoch) without a better `metric` on the validation split."""
+
+    metric: Literal["score", "document_macro_f1", "mention_macro_f1", "topic_accuracy", "events_micro_f1"] = "score"
+    patience: Count = 2
+
+
+class Recipe(Part):
+    """The whole file; every key has a default."""
+
+    name: str = "tapewatch"
+    base: str = "packaged:minilm"
+    data: Data = Data()
+    tasks: Tasks = Tasks()
+    peft: Peft = Peft()
+    freeze: Freeze = Freeze()
+    optimiser: Optimiser = Optimiser()
+    run: Run = Run()
+    stop: Stop = Stop()
+
+
+def load_recipe(path: Path | None) -> Recipe:
+    """Raises Fatal with every fault, one line each: file, key, what is wrong."""
+    if path is None:
+        return Recipe()
+    try:
+        raw = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError as err:
+        raise Fatal(f"{path}: no such file; name a recipe with --recipe") from err
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
+        raise Fatal(f"{path}: not readable as TOML: {err}") from err
+    try:
+        recipe = Recipe.model_validate(raw)
+    except ValidationError as err:
+        faults = tuple(
+            f"{path}: {'.'.join(map(str, e['loc']))}: "
+            + ("unknown key; remove it or correct its name" if e["type"] == "extra_forbidden" else e["msg"])
+            for e in err.errors(include_url=False, include_input=False)
+        )
+        raise Fatal(f"{path}: {len(faults)} fault(s)", faults=faults) from err
+    data = recipe.data
+    faults = tuple(
+        f"{path}: data.{key}: head {name!r} is trained by no source"
+        for key, name, heads in (
+            ("serve_document", data.serve_document, data.document_heads),
+            ("serve_mention", data.serve_mention, data.mention_heads),
+        )
+        if name and name not in heads.values()
+    )
+    if faults:
+        raise Fatal(f"{path}: {len(faults)} fault(s)", faults=faults)
+    return recipe
+
+
+def head_for(heads: dict[str, str], source: str) -> str | None:
+    """The head that a source trains: its own name first, then a pattern that ends in *."""
+    if source in heads:
+        return heads[source]
+    return next((head for key, head in heads.items() if key.endswith("*") and source.startswith(key[:-1])), None)

@@ -1,0 +1,188 @@
+"""Labelled rows: read, checked, and split by text, so that no story stands on both sides of a split."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from hashlib import sha256
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+from zlib import crc32
+
+import msgspec
+
+from monitor.errors import Fatal
+from monitor.records import LABELS, Record
+
+Split = Literal["train", "valid", "test"]
+_TEXT_CHARS_MAX = 20_000
+_NOISE = re.compile(r"https?://\S+|[$#@]\w+|\d[\d.,]*")
+_WORDS = re.compile(r"[^\W_]+")
+
+
+class LabelledMention(Record, frozen=True, kw_only=True):
+    """One target of a row; `start`/`end` are code points of `text`, None where the target isn't in it literally.
+
+    `probabilities` is a teacher's soft label (negative, neutral, positive).
+    """
+
+    target: str = ""
+    start: int | None = None
+    end: int | None = None
+    label: str | None = None
+    score: float | None = None
+    evidence: tuple[tuple[int, int], ...] | None = None
+    probabilities: tuple[float, float, float] | None = None
+
+
+class LabelledRow(Record, frozen=True, kw_only=True):
+    """One line of a labelled file; whatever is None was not asked of this text."""
+
+    text: str
+    id: str = ""
+    source: str = ""
+    license: str = "not stated"
+    label: str | None = None
+    probabilities: tuple[float, float, float] | None = None
+    mentions: tuple[LabelledMention, ...] = ()
+    topic: str | None = None
+    events: tuple[str, ...] | None = None
+    published_at: str | None = None
+
+
+def read_rows(path: Path, *, faults_max: int = 20) -> list[LabelledRow]:
+    """All rows of a .jsonl or .jsonl.gz file. Raises Fatal with every fault (up to `faults_max`), each with its line."""
+    rows, faults = [], []
+    for number, line in _lines(path):
+        try:
+            row = msgspec.json.decode(line, type=LabelledRow)
+        except (msgspec.DecodeError, UnicodeDecodeError) as err:
+            faults.append(f"{path}: line {number}: {err}")
+            row = None
+        if row is not None:
+            found = [f"{path}: line {number}: {fault}" for fault in row_faults(row)]
+            faults += found
+            rows.append(row)
+        if len(faults) >= faults_max:
+            faults.append(f"{path}: … and perhaps more; mend these first")
+            break
+    if not rows and not faults:
+        faults.append(f"{path}: no rows")
+    if faults:
+        raise Fatal(f"{path}: {len(faults)} fault(s)", faults=tuple(faults))
+    return rows
+
+
+def row_faults(row: LabelledRow) -> Iterator[str]:
+    """What is wrong with a row that could be read."""
+    if not row.text.strip():
+        yield "text is empty"
+    if len(row.text) > _TEXT_CHARS_MAX:
+        yield f"text has {len(row.text)} characters, at most {_TEXT_CHARS_MAX} are read"
+    if row.label is not None and row.label not in LABELS:
+        yield f"label {row.label!r} is none of {', '.join(LABELS)}"
+    for index, mention in enumerate(row.mentions):
+        yield from (f"mentions[{index}]: {fault}" for fault in _mention_faults(row.text, mention))
+
+
+def groups_of(rows: Sequence[LabelledRow], *, jaccard: float = 0.6) -> list[int]:
+    """A group number for each row; near-duplicates share one.
+
+    Candidates share one of the six smallest hashes of their word pairs (bottom-k sketch, Broder 1997) and are verified on
+    the Jaccard similarity of their word sets; groups are the connected components.
+    """
+    words = [_WORDS.findall(_NOISE.sub(" ", row.text.casefold())) for row in rows]
+    sets = [frozenset(w) for w in words]
+    parent = list(range(len(rows)))
+    by_hash: dict[int, list[int]] = {}
+    for index, ordered in enumerate(words):
+        pairs = pairwise(ordered) if len(ordered) > 1 else [(word, "") for word in ordered]
+        for key in sorted({crc32(f"{a} {b}".encode()) for a, b in pairs})[:6]:
+            for other in by_hash.setdefault(key, [])[-20:]:
+                a, b = _root(parent, index), _root(parent, other)
+                if a != b and _similar(sets[index], sets[other], jaccard):
+                    parent[max(a, b)] = min(a, b)
+            by_hash[key].append(index)
+    return [_root(parent, index) for index in range(len(rows))]
+
+
+def splits_of(rows: Sequence[LabelledRow], *, valid_percent: int = 10, test_percent: int = 10) -> list[Split]:
+    """Split by text: the hash of a group's smallest text decides, so that more data moves as few rows as possible."""
+    groups = groups_of(rows)
+    smallest: dict[int, str] = {}
+    for row, group in zip(rows, groups, strict=True):
+        text = " ".join(row.text.split())
+        smallest[group] = min(smallest.get(group, text), text)
+    bounds = {group: int(sha256(text.encode()).hexdigest()[:8], 16) % 100 for group, text in smallest.items()}
+
+    def split(group: int) -> Split:
+        if bounds[group] < test_percent:
+            return "test"
+        return "valid" if bounds[group] < test_percent + valid_percent else "train"
+
+    return [split(group) for group in groups]
+
+
+def fingerprint(rows: Sequence[LabelledRow]) -> str:
+    """Of what was trained on, whatever the order of files: sha256 in hex."""
+    digests = sorted(sha256(msgspec.json.encode(row)).digest() for row in rows)
+    return sha256(b"".join(digests)).hexdigest()
+
+
+def licences(rows: Sequence[LabelledRow]) -> dict[str, str]:
+    """Source → licence as stated."""
+    found: dict[str, str] = {}
+    for row in rows:
+        found.setdefault(row.source or "unnamed", row.license)
+    return dict(sorted(found.items()))
+
+
+def counts(rows: Sequence[LabelledRow]) -> Mapping[str, Any]:
+    """How many rows each source has."""
+    result: dict[str, int] = {}
+    for row in rows:
+        result[row.source] = result.get(row.source, 0) + 1
+    return dict(sorted(result.items()))
+
+
+def _mention_faults(text: str, mention: LabelledMention) -> Iterator[str]:
+    if mention.label is not None and mention.label not in LABELS:
+        yield f"label {mention.label!r} is none of {', '.join(LABELS)}"
+    if mention.score is not None and not -1.0 <= mention.score <= 1.0:
+        yield f"score {mention.score} lies outside -1 to 1"
+    if (mention.start is None) != (mention.end is None):
+        yield "start and end come together or not at all"
+    spans = list(mention.evidence or ())
+    if mention.start is not None and mention.end is not None:
+        spans.append((mention.start, mention.end))
+    for start, end in spans:
+        if not 0 <= start < end <= len(text):
+            yield f"span [{start}, {end}) lies outside the text of {len(text)} characters"
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    number = 0
+    try:
+        with path.open("rb") as raw, gzip.open(raw) if path.suffix == ".gz" else raw as stream:
+            for number, line in enumerate(stream, 1):
+                if line.strip():
+                    yield number, line
+    except FileNotFoundError as err:
+        raise Fatal(f"{path}: no such file") from err
+    except (OSError, EOFError, zlib.error) as err:
+        raise Fatal(f"{path}: line {number + 1} can't be read: {err}") from err
+
+
+def _similar(a: frozenset[str], b: frozenset[str], jaccard: float) -> bool:
+    shared = len(a & b)
+    return shared >= jaccard * (len(a) + len(b) - shared)
+
+
+def _root(parent: list[int], index: int) -> int:
+    while parent[index] != index:
+        parent[index] = parent[parent[index]]
+        index = parent[index]
+    return index

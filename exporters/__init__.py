@@ -1,1 +1,1 @@
-"""From a trained model to a bundle that the service loads; imports nothing from `monitor`."""
+"""A finished training run becomes a bundle: merge → graph → precision → parity → bundle. Imports nothing from monitor."""

@@ -118,7 +118,12 @@ class FakeJudge:
 def build(messages: list[Raw], **policy: int) -> tuple[ScoreLoop, FakeSource, FakeSink, ManualClock]:
     source, sink, clock = FakeSource(messages), FakeSink(), ManualClock()
     loop = ScoreLoop(
-        source=source, sink=sink, reader=FakeReader(), judge=FakeJudge(), clock=clock, policy=ScorePolicy(**{"commit_ms": 0, **policy})
+        source=source,
+        sink=sink,
+        reader=FakeReader(),
+        judge=FakeJudge(),
+        clock=clock,
+        policy=ScorePolicy(**{"commit_ms": 0, **policy}),
     )
     return loop, source, sink, clock
 

@@ -1,0 +1,114 @@
+"""A folder that can be served: graph, tokenizer, card, and a manifest that says what everything is. No pickle anywhere."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from exporters.errors import ExportError
+from exporters.graph import export_graph
+from exporters.network import EVIDENCE, SENTIMENT, TOKENIZER_FILE, NetworkSpec, load_run
+from exporters.parity import check_parity
+from exporters.precision import to_fp16_storage
+
+FORMAT = 1
+MANIFEST, GRAPH, CARD = "manifest.json", "model.onnx", "card.md"
+
+
+def export_bundle(
+    run: Path,
+    out: Path,
+    *,
+    name: str,
+    calibration: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    card: str,
+    data_fingerprint: str,
+) -> dict[str, Any]:
+    """Write the bundle of the training run in `run` to the new folder `out`; returns the manifest.
+
+    `calibration`: {"document": {"temperature"}, "mention": {"temperature", "abstain_below"}, "topic": {"temperature"},
+    "events": {"thresholds"}, "evidence": {"threshold"}, "polarity": {"knots_x", "knots_y"}}; what is left out is neutral.
+    The same inputs give the same bytes. Raises ExportError; `out` is there whole or not at all.
+    """
+    if out.exists():
+        raise ExportError(f"{out}: exists already; a bundle is never overwritten, name another folder")
+    try:
+        network = load_run(run)
+    except (FileNotFoundError, ValueError) as err:
+        raise ExportError(str(err)) from err
+    out.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        full = work / "full.onnx"
+        export_graph(network, full)
+        check_parity(network, full, tolerance=1e-3)
+        to_fp16_storage(full, work / GRAPH)
+        full.unlink()
+        parity = check_parity(network, work / GRAPH, tolerance=0.1, decisions=0.99)
+        shutil.copyfile(run / TOKENIZER_FILE, work / TOKENIZER_FILE)
+        (work / CARD).write_text(card, "utf-8")
+        manifest = {
+            "format": FORMAT,
+            "name": name,
+            "base_model": network.spec.base_model,
+            "hidden": network.spec.hidden,
+            "tokens_max": network.spec.tokens_max,
+            "pad_id": network.spec.pad_id,
+            "heads": _heads(network.spec, calibration),
+            "polarity": dict(calibration.get("polarity", {"knots_x": [-1.0, 1.0], "knots_y": [-1.0, 1.0]})),
+            "data_fingerprint": data_fingerprint,
+            "code_fingerprint": code_fingerprint(),
+            "metrics": dict(metrics),
+            "parity": {key: round(value, 6) for key, value in parity.items()},
+            "files": {file: _digest(work / file) for file in (CARD, GRAPH, TOKENIZER_FILE)},
+        }
+        (work / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", "utf-8")
+        work.chmod(0o755)
+        work.rename(out)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    return manifest
+
+
+def code_fingerprint() -> str:
+    """sha256 over the exporters themselves: which code made a bundle."""
+    digest = sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _heads(spec: NetworkSpec, calibration: Mapping[str, Any]) -> dict[str, Any]:
+    heads: dict[str, Any] = {}
+    if spec.serve_document:
+        heads["document"] = {"labels": SENTIMENT, "temperature": 1.0, **calibration.get("document", {})}
+    if spec.serve_mention:
+        heads["mention"] = {
+            "labels": SENTIMENT,
+            "temperature": 1.0,
+            "abstain_below": 0.0,
+            **calibration.get("mention", {}),
+        }
+    if spec.topics:
+        heads["topic"] = {"labels": spec.topics, "temperature": 1.0, **calibration.get("topic", {})}
+    if spec.events:
+        heads["events"] = {
+            "labels": spec.events,
+            "thresholds": [0.5] * len(spec.events),
+            **calibration.get("events", {}),
+        }
+    if spec.evidence:
+        heads["evidence"] = {"labels": EVIDENCE, "threshold": 0.5, **calibration.get("evidence", {})}
+    return heads
+
+
+def _digest(path: Path) -> dict[str, Any]:
+    blob = path.read_bytes()
+    return {"sha256": sha256(blob).hexdigest(), "bytes": len(blob)}

@@ -1,0 +1,37 @@
+"""The engine file of this machine: made once from the bundle's graph, cached under its hash, checked when used again."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from hashlib import sha256
+from pathlib import Path
+
+from monitor.errors import Fatal
+from monitor.registry.bundles import Bundle
+
+
+def engine_file(bundle: Bundle, precision: str, cache_dir: Path | None = None) -> Path:
+    """fp32, fp16 or int8 graph for `bundle`. Raises Fatal when it can't be made or stored."""
+    import onnxruntime
+
+    from exporters import precision as precisions
+
+    make = {"fp32": precisions.to_fp32, "fp16": precisions.to_fp16, "int8": precisions.to_int8}[precision]
+    folder = cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tapewatch"
+    path = folder / f"{bundle.fingerprint[:16]}-{precision}-ort{onnxruntime.__version__}.onnx"
+    seal = path.with_suffix(".sha256")
+    if path.is_file() and seal.is_file() and seal.read_text() == sha256(path.read_bytes()).hexdigest():
+        return path
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as work:
+            half = Path(work) / "engine.onnx"
+            make(bundle.graph, half)
+            mark = Path(work) / "engine.sha256"
+            mark.write_text(sha256(half.read_bytes()).hexdigest())
+            half.replace(path)
+            mark.replace(seal)
+    except OSError as err:
+        raise Fatal(f"{folder}: the engine can't be stored ({err.strerror}); set [bundle] cache_dir") from err
+    return path

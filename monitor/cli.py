@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Annotated
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import typer
@@ -12,8 +17,27 @@ import typer
 from monitor import __version__
 from monitor.errors import Fatal, TapewatchError
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from monitor.settings import Settings
+    from monitor.store import Store
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+DEFAULT_CONFIG = CONFIGS / "default.toml"
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+dead_letters = typer.Typer(no_args_is_help=True, help="Messages that could not be used.")
+deliveries = typer.Typer(no_args_is_help=True, help="What was or will be sent to receivers.")
+bench = typer.Typer(no_args_is_help=True, help="Benchmarks, each within one run.")
+app.add_typer(dead_letters, name="dead-letters")
+app.add_typer(deliveries, name="deliveries")
+app.add_typer(bench, name="bench")
+
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")]
+ConfigOption = Annotated[Path, typer.Option("--config", help="The TOML file.")]
+BundleOption = Annotated[Path | None, typer.Option("--bundle", help="A bundle folder; the shipped one if left out.")]
+WatchlistOption = Annotated[Path | None, typer.Option("--watchlist", help="A watchlist CSV instead of the config's.")]
 
 
 @app.callback()
@@ -29,18 +53,187 @@ def version() -> None:
 
 @app.command("check-config")
 def check_config(file: Annotated[Path, typer.Argument(help="The TOML file.")], as_json: JsonOption = False) -> None:
-    """Report every fault of a configuration at once, with file and key."""
+    """Report every fault of a configuration at once, with file and key: the file, its watchlist, rules and bundle."""
+    from monitor.app import check
+
+    faults = check(file)
+    if as_json:
+        _print_json({"ok": not faults, "faults": faults})
+    else:
+        for fault in faults:
+            typer.echo(f"tapewatch: {fault}", err=True)
+        if not faults:
+            typer.echo(f"{file}: good")
+    if faults:
+        raise typer.Exit(2)
+
+
+@app.command()
+def run(
+    config: ConfigOption = DEFAULT_CONFIG,
+    role: Annotated[str | None, typer.Option("--role", help="score | watch | deliver; all of them if left out.")] = None,
+) -> None:
+    """Run the service: one role, or all under one supervisor."""
+    from monitor.app import run_all, run_role
     from monitor.settings import load_settings
 
-    try:
-        load_settings(file)
-    except Fatal as err:
-        _report(err, as_json)
-        raise typer.Exit(2) from err
+    settings = load_settings(config)
+    _logs(settings)
+    with _stopped_by_signals() as stop:
+        code = run_all(settings, config, stop) if role is None else run_role(settings, role, stop)
+    raise typer.Exit(code)
+
+
+@app.command()
+def demo(
+    headless: Annotated[bool, typer.Option("--headless", help="Show no alerts, for scripts.")] = False,
+    for_s: Annotated[float | None, typer.Option("--for", min=1, help="End by itself after so many seconds.")] = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = CONFIGS / "demo.toml",
+) -> None:
+    """Broker, database, every role, a sample stream and a webhook sink on this machine; Ctrl-C ends it."""
+    from rich.console import Console
+
+    from monitor.demo.run import run_demo
+    from monitor.demo.view import render, summary_line
+
+    console = Console(stderr=True, quiet=as_json)
+
+    def show(kind: str, data: Any) -> None:
+        if headless:
+            console.print(f"{kind}: {summary_line(data)}", markup=False, highlight=False)
+        else:
+            console.print(render(data, event_type=kind))
+
+    with _stopped_by_signals() as stop:
+        summary = run_demo(
+            config, on_delivery=show, say=lambda text: console.print(text, style="dim"), stop=stop, for_s=for_s
+        )
     if as_json:
-        typer.echo(msgspec.json.encode({"ok": True, "faults": []}))
+        _print_json(summary)
     else:
-        typer.echo(f"{file}: good")
+        console.print(
+            f"{summary.documents} documents, {summary.mentions} mentions, {summary.alerts} alerts, "
+            f"{summary.deliveries} deliveries, {summary.dead_letters} dead letters, "
+            f"{summary.documents_per_second} documents a second"
+        )
+
+
+@app.command()
+def replay(
+    files: Annotated[list[Path], typer.Argument(help=".jsonl or .jsonl.gz, one message a line.")],
+    topic: Annotated[str, typer.Option("--topic", help="The raw topic, such as news or social.")],
+    speed: Annotated[float | None, typer.Option("--speed", min=0.001, help="1 is real time, 60 an hour a minute.")] = None,
+    asap: Annotated[bool, typer.Option("--asap", help="As fast as the broker takes it.")] = False,
+    config: ConfigOption = DEFAULT_CONFIG,
+    as_json: JsonOption = False,
+) -> None:
+    """Play a stream on disk into Kafka."""
+    from monitor.app import replay_files
+    from monitor.settings import load_settings
+
+    if asap == (speed is not None):
+        raise Fatal("replay: say either --speed X or --asap")
+    settings = load_settings(config)
+    with _stopped_by_signals() as stop, _byte_progress(files, quiet=as_json) as progress:
+        sent = replay_files(settings, files, topic=topic, speed=speed, progress=progress, stop=stop)
+    _print_json({"sent": sent, "topic": topic}) if as_json else typer.echo(f"{sent} messages sent to {topic}")
+
+
+@app.command()
+def score(
+    file: Annotated[Path, typer.Argument(help=".jsonl or .jsonl.gz, one message a line.")],
+    out: Annotated[Path, typer.Option("--out", help="Scored mentions, one JSON object a line.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    bundle: BundleOption = None,
+    watchlist: WatchlistOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Score a file without Kafka: decode, link, judge. What can't be used is counted and named on stderr."""
+    from monitor.app import score_file
+    from monitor.settings import load_settings
+
+    settings = load_settings(config)
+    with _byte_progress([file], quiet=as_json) as progress:
+        summary = score_file(settings, file, out, bundle=bundle, watchlist=watchlist, progress=progress, warn=_warn)
+    if as_json:
+        _print_json(summary)
+    else:
+        typer.echo(f"{out}: " + ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in summary.items()))
+
+
+@dead_letters.command("list")
+def list_dead_letters(
+    config: ConfigOption = DEFAULT_CONFIG,
+    reason: Annotated[str | None, typer.Option(help="Only those with this reason.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 50,
+    as_json: JsonOption = False,
+) -> None:
+    """The newest quarantined messages: place, reason, time and the first bytes."""
+    with _store(config) as (_, store):
+        letters = store.dead_letters(limit=limit, reason=reason)
+    if as_json:
+        _print_json({"dead_letters": letters})
+        return
+    for stored in letters:
+        letter = stored.letter
+        replayed = "" if stored.replayed_at_ms is None else f"  replayed {_time(stored.replayed_at_ms)}"
+        typer.echo(f"{stored.id:>6}  {_time(letter.failed_at_ms)}  {letter.place}  {letter.reason}{replayed}")
+        typer.echo(f"        {_visible(letter.detail, 200)}")
+        typer.echo(f"        {_visible(repr((letter.value or b'')[:120]), 160)}")
+    typer.echo(f"{len(letters)} dead letters")
+
+
+@dead_letters.command("replay")
+def replay_dead_letters(
+    ids: Annotated[list[int] | None, typer.Argument(help="Numbers from `dead-letters list`.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All that were not replayed yet.")] = False,
+    config: ConfigOption = DEFAULT_CONFIG,
+    as_json: JsonOption = False,
+) -> None:
+    """Send quarantined messages to their topic again, byte for byte, once their cause is mended."""
+    from monitor.app import replay_letters
+
+    if bool(ids) == every:
+        raise Fatal("dead-letters replay: name numbers from `dead-letters list`, or say --all")
+    with _store(config) as (settings, store):
+        count = replay_letters(settings, store, ids=None if every else ids)
+    _print_json({"replayed": count}) if as_json else typer.echo(f"{count} messages sent again")
+
+
+@deliveries.command("list")
+def list_deliveries(
+    config: ConfigOption = DEFAULT_CONFIG,
+    status: Annotated[str | None, typer.Option(help="pending | delivered | failed | disabled")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 50,
+    as_json: JsonOption = False,
+) -> None:
+    """The newest rows of the outbox."""
+    with _store(config) as (_, store):
+        rows = store.deliveries(limit=limit, status=status)
+    if as_json:
+        _print_json({"deliveries": rows})
+        return
+    for row in rows:
+        error = f"  {_visible(row.last_error, 120)}" if row.last_error else ""
+        typer.echo(f"{row.id}  {row.receiver}  {row.change}  {row.status}  {row.attempts} tries{error}")
+    typer.echo(f"{len(rows)} deliveries")
+
+
+@deliveries.command("retry")
+def retry_deliveries(
+    ids: Annotated[list[str], typer.Argument(help="Ids from `deliveries list`.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    as_json: JsonOption = False,
+) -> None:
+    """Try failed or disabled deliveries again, at once and with the same id."""
+    from monitor.clock import SystemClock
+
+    with _store(config) as (_, store):
+        count = store.retry_deliveries(ids, now_ms=SystemClock().now_ms())
+    _print_json({"retried": count}) if as_json else typer.echo(f"{count} deliveries will be tried again")
+    if not count:
+        raise typer.Exit(1)
 
 
 def main() -> None:
@@ -48,16 +241,82 @@ def main() -> None:
     try:
         app()
     except Fatal as err:
-        _report(err, as_json=False)
+        for fault in err.faults:
+            typer.echo(f"tapewatch: {fault}", err=True)
         sys.exit(2)
     except TapewatchError as err:
         typer.echo(f"tapewatch: {err}", err=True)
         sys.exit(1)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
 
 
-def _report(err: Fatal, as_json: bool) -> None:
-    if as_json:
-        typer.echo(msgspec.json.encode({"ok": False, "faults": err.faults}))
-        return
-    for fault in err.faults:
-        typer.echo(f"tapewatch: {fault}", err=True)
+@contextmanager
+def _stopped_by_signals() -> Iterator[threading.Event]:
+    """SIGTERM and Ctrl-C ask to end in order; a second Ctrl-C ends at once."""
+    stop = threading.Event()
+
+    def ask(number: int, _frame: FrameType | None) -> None:
+        if stop.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _store(config: Path) -> Iterator[tuple[Settings, Store]]:
+    from monitor.app import database_url
+    from monitor.settings import load_settings
+    from monitor.store import Store
+
+    settings = load_settings(config)
+    with closing(Store.open(database_url(settings))) as store:
+        yield settings, store
+
+
+@contextmanager
+def _byte_progress(files: list[Path], *, quiet: bool) -> Iterator[Any]:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    total = sum(file.stat().st_size for file in files if file.exists())
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True, quiet=quiet), transient=False) as bar:
+        task = bar.add_task(files[0].name if len(files) == 1 else f"{len(files)} files", total=total)
+        yield lambda count: bar.advance(task, count)
+
+
+def _logs(settings: Settings) -> None:
+    from monitor.telemetry import configure_logs
+
+    configure_logs(settings.telemetry.log_format, settings.telemetry.log_level)
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(msgspec.json.encode(value).decode())
+
+
+def _warn(text: str) -> None:
+    typer.echo(f"tapewatch: {_visible(text, 300)}", err=True)
+
+
+def _time(epoch_ms: int) -> str:
+    from monitor.clock import to_rfc3339
+
+    return to_rfc3339(epoch_ms)
+
+
+def _visible(text: str, chars_max: int) -> str:
+    """Strangers' text on one line of a terminal: nothing in it may move the cursor."""
+    return "".join(char if char.isprintable() else "\ufffd" for char in text[:chars_max])
+
+
+if __name__ == "__main__":
+    main()

@@ -19,7 +19,7 @@ import structlog
 
 from monitor.clock import Clock
 from monitor.errors import Fenced, Rejectable, Retryable
-from monitor.loops.core import Outcome, PartitionCore
+from monitor.loops.core import Fate, Outcome, PartitionCore
 from monitor.loops.offsets import Partition
 from monitor.loops.score import Message
 from monitor.records import AlertTransition, DeadLetter, ScoredMention
@@ -63,7 +63,9 @@ class Transaction(Protocol):
         watermark_ms: int | None,
         state: bytes,
     ) -> None: ...
-    def insert_mentions(self, mentions: Sequence[ScoredMention], partition: int) -> set[str]: ...
+    def insert_mentions(
+        self, mentions: Sequence[ScoredMention], partition: int, *, late: Collection[str]
+    ) -> set[str]: ...
     def upsert_buckets(self, rows: Iterable[Any]) -> None: ...
     def save_entity_states(self, states: Mapping[str, bytes], *, partition: int, at_ms: int) -> None: ...
     def record_transitions(
@@ -133,6 +135,7 @@ class _Change:
     following: int
     outcome: Outcome
     mentions: list[ScoredMention]
+    late: set[str]
     letters: list[DeadLetter]
 
 
@@ -208,8 +211,7 @@ class WatchLoop:
         owned = self._owned.get(partition) or self._restore(partition)
         now_ms = self._clock.now_ms()
         fresh, letters = self._gather(owned, batch)
-        for mention, origin in fresh:
-            owned.core.take(mention, origin=origin, now_ms=now_ms)
+        fates = {m.id: owned.core.take(m, origin=origin, now_ms=now_ms) for m, origin in fresh}
         outcome = owned.core.advance() if batch else owned.core.tick(now_ms, drained=True)
         owned.active_s = self._clock.monotonic_s()
         following = batch[-1].place.offset + 1 if batch else owned.stored
@@ -247,7 +249,7 @@ class WatchLoop:
                 watermark_ms=owned.core.watermark_ms,
                 state=owned.core.state(),
             )
-            transaction.insert_mentions(change.mentions, partition[1])
+            transaction.insert_mentions(change.mentions, partition[1], late=change.late)
             for letter in change.letters:
                 transaction.keep_dead_letter(letter)
             transaction.upsert_buckets(change.outcome.buckets)

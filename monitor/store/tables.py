@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     Float,
@@ -49,8 +50,10 @@ mentions = Table(
     Column("label", Text, nullable=False),
     Column("model", Text, nullable=False),
     Column("partition", Integer, nullable=False),
+    Column("late", Boolean, nullable=False),
     Column("payload", LargeBinary, nullable=False),
     Index(None, "entity", "published_at_ms"),
+    Index(None, "partition", "published_at_ms"),
     Index(None, "published_at_ms"),
 )
 

@@ -15,7 +15,7 @@ from sqlalchemy.dialects.sqlite import Insert as SqliteInsert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from monitor.errors import Fenced
-from monitor.records import AlertTransition, ScoredMention
+from monitor.records import AlertTransition, DeadLetter, ScoredMention
 from monitor.store import tables as t
 from monitor.store.engine import is_postgres
 from monitor.store.rows import Bucket, Subscriber, storable
@@ -71,12 +71,17 @@ class WatchTransaction:
             row.id for part in chunks(ids) for row in self._connection.execute(select(column).where(column.in_(part)))
         }
 
-    def insert_mentions(self, mentions: Sequence[ScoredMention], partition: int) -> set[str]:
-        """Keep what is new; returns the ids that were. A redelivered mention changes nothing."""
+    def insert_mentions(
+        self, mentions: Sequence[ScoredMention], partition: int, *, late: Collection[str] = ()
+    ) -> set[str]:
+        """Keep what is new; returns the ids that were. A redelivered mention changes nothing.
+
+        `late` names those that no window will count: kept for the record, never read back into event time.
+        """
         if not mentions:
             return set()
         statement = insert(self._connection, t.mentions).on_conflict_do_nothing().returning(t.mentions.c.id)
-        rows = [_mention_row(mention, partition) for mention in mentions]
+        rows = [_mention_row(mention, partition, mention.id in late) for mention in mentions]
         return set(self._connection.execute(statement, rows).scalars())
 
     def upsert_buckets(self, rows: Iterable[Bucket]) -> None:
@@ -106,6 +111,21 @@ class WatchTransaction:
         and a resolution is sent only to those who heard of the alert. Returns how many steps were new.
         """
         return sum(self._record(transition, receivers, now_ms) for transition in transitions)
+
+    def keep_dead_letter(self, letter: DeadLetter) -> None:
+        """Once per place, however often it is delivered."""
+        row = {
+            "topic": storable(letter.place.topic),
+            "partition": letter.place.partition,
+            "offset": letter.place.offset,
+            "key": letter.key,
+            "value": letter.value,
+            "headers": msgspec.json.encode(letter.headers),
+            "reason": storable(letter.reason),
+            "detail": storable(letter.detail),
+            "failed_at_ms": letter.failed_at_ms,
+        }
+        self._connection.execute(insert(self._connection, t.dead_letters).on_conflict_do_nothing(), row)
 
     def _record(self, transition: AlertTransition, receivers: Sequence[Subscriber], now_ms: int) -> bool:
         alert = transition.alert
@@ -209,7 +229,7 @@ def count(connection: Connection, table: Table, *conditions: Any) -> int:
     return connection.execute(select(func.count()).select_from(table).where(*conditions)).scalar_one()
 
 
-def _mention_row(mention: ScoredMention, partition: int) -> dict[str, object]:
+def _mention_row(mention: ScoredMention, partition: int, late: bool) -> dict[str, object]:
     return {
         "id": mention.id,
         "entity": storable(mention.entity),
@@ -222,6 +242,7 @@ def _mention_row(mention: ScoredMention, partition: int) -> dict[str, object]:
         "label": mention.label,
         "model": storable(mention.model),
         "partition": partition,
+        "late": late,
         "payload": msgspec.json.encode(mention),
     }
 

@@ -1,0 +1,1 @@
+"""Schema migrations; see monitor/store/migrate.py."""

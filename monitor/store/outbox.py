@@ -1,0 +1,170 @@
+"""The outbox table as the deliver role uses it: leases, retries, and what is remembered of each receiver."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+from sqlalchemy import Connection, and_, exists, func, or_, select, update
+
+from monitor.store import tables as t
+from monitor.store.engine import is_postgres
+from monitor.store.rows import ClaimedDelivery, ReceiverState, StoredDelivery, storable
+from monitor.store.watching import upsert
+
+_SHOWN = (
+    "id",
+    "alert_id",
+    "sequence",
+    "receiver",
+    "change",
+    "status",
+    "attempts",
+    "created_at_ms",
+    "next_attempt_at_ms",
+    "delivered_at_ms",
+    "last_error",
+)
+
+
+class Outbox(ABC):
+    """Mixed into `Store`."""
+
+    @abstractmethod
+    def _reading(self, doing: str) -> AbstractContextManager[Connection]: ...
+
+    @abstractmethod
+    def _writing(self, doing: str) -> AbstractContextManager[Connection]: ...
+
+    def claim_deliveries(
+        self, receiver: str, *, owner: str, now_ms: int, lease_ms: int, limit: int
+    ) -> list[ClaimedDelivery]:
+        """Take what is due for one receiver, oldest first; nobody else gets it until the lease ends.
+
+        A later step of an alert waits until the earlier ones are delivered or given up.
+        """
+        o, earlier = t.outbox.c, t.outbox.alias("earlier")
+        blocked = exists().where(
+            earlier.c.alert_id == o.alert_id,
+            earlier.c.receiver == o.receiver,
+            earlier.c.sequence < o.sequence,
+            earlier.c.status == "pending",
+        )
+        due = (
+            select(t.outbox)
+            .where(
+                o.receiver == receiver,
+                o.status == "pending",
+                o.next_attempt_at_ms <= now_ms,
+                or_(o.lease_until_ms.is_(None), o.lease_until_ms <= now_ms),
+                ~blocked,
+            )
+            .order_by(o.created_at_ms, o.alert_id, o.sequence)
+            .limit(limit)
+        )
+        with self._writing("claiming deliveries") as connection:
+            if is_postgres(connection):
+                due = due.with_for_update(skip_locked=True)
+            return [self._claim(connection, row, owner, now_ms, lease_ms) for row in connection.execute(due).all()]
+
+    def mark_delivered(self, delivery_id: str, *, owner: str, now_ms: int) -> bool:
+        """False when the lease was lost meanwhile and somebody else answers for it."""
+        return self._end(delivery_id, owner, status="delivered", delivered_at_ms=now_ms, last_error=None)
+
+    def retry_later(self, delivery_id: str, *, owner: str, next_attempt_at_ms: int, error: str) -> bool:
+        return self._end(
+            delivery_id, owner, status="pending", next_attempt_at_ms=next_attempt_at_ms, last_error=storable(error)
+        )
+
+    def give_up(self, delivery_id: str, *, owner: str, error: str) -> bool:
+        return self._end(delivery_id, owner, status="failed", last_error=storable(error))
+
+    def disable_receiver(self, receiver: str, *, reason: str, now_ms: int) -> None:
+        """It said that it is gone: its pending deliveries stop, until `retry_deliveries` wakes them."""
+        with self._writing("disabling a receiver") as connection:
+            row = {
+                "name": receiver,
+                "disabled_at_ms": now_ms,
+                "disabled_reason": storable(reason),
+                "open_until_ms": None,
+                "consecutive_failures": 0,
+            }
+            connection.execute(upsert(connection, t.receivers, ("name",), tuple(row)[1:]), row)
+            pending = and_(t.outbox.c.receiver == receiver, t.outbox.c.status == "pending")
+            connection.execute(
+                update(t.outbox).where(pending).values(status="disabled", lease_owner=None, lease_until_ms=None)
+            )
+
+    def receiver_state(self, name: str) -> ReceiverState:
+        with self._reading("reading receivers") as connection:
+            row = connection.execute(select(t.receivers).where(t.receivers.c.name == name)).one_or_none()
+        return ReceiverState(**row._mapping) if row is not None else ReceiverState(name=name)
+
+    def save_receiver_state(self, state: ReceiverState) -> None:
+        row = {field: getattr(state, field) for field in state.__struct_fields__}
+        with self._writing("saving a receiver") as connection:
+            connection.execute(upsert(connection, t.receivers, ("name",), tuple(set(row) - {"name"})), row)
+
+    def deliveries(self, *, limit: int = 100, status: str | None = None) -> list[StoredDelivery]:
+        """The newest first."""
+        o = t.outbox.c
+        wanted = select(*(o[name] for name in _SHOWN)).order_by(o.created_at_ms.desc(), o.id).limit(limit)
+        if status is not None:
+            wanted = wanted.where(o.status == status)
+        with self._reading("reading deliveries") as connection:
+            return [StoredDelivery(**row._mapping) for row in connection.execute(wanted)]
+
+    def retry_deliveries(self, ids: Sequence[str], *, now_ms: int) -> int:
+        """Failed and disabled ones become due again, and their receivers are enabled; returns how many."""
+        o = t.outbox.c
+        chosen = and_(o.id.in_(list(ids)), o.status.in_(["failed", "disabled"]))
+        with self._writing("retrying deliveries") as connection:
+            names = connection.execute(select(o.receiver).where(chosen).distinct()).scalars().all()
+            fresh = {"status": "pending", "attempts": 0, "next_attempt_at_ms": now_ms, "first_attempt_at_ms": None}
+            done = connection.execute(update(t.outbox).where(chosen).values(**fresh)).rowcount
+            enabled = {"disabled_at_ms": None, "disabled_reason": None, "open_until_ms": None, "consecutive_failures": 0}
+            connection.execute(update(t.receivers).where(t.receivers.c.name.in_(names)).values(**enabled))
+            return done
+
+    def oldest_pending_ms(self) -> int | None:
+        """When the oldest delivery that still waits was created."""
+        o = t.outbox.c
+        with self._reading("reading deliveries") as connection:
+            return connection.execute(select(func.min(o.created_at_ms)).where(o.status == "pending")).scalar()
+
+    def _claim(self, connection: Connection, row: Any, owner: str, now_ms: int, lease_ms: int) -> ClaimedDelivery:
+        first_ms = row.first_attempt_at_ms if row.first_attempt_at_ms is not None else now_ms
+        taken = {
+            "lease_owner": owner,
+            "lease_until_ms": now_ms + lease_ms,
+            "attempts": row.attempts + 1,
+            "first_attempt_at_ms": first_ms,
+        }
+        connection.execute(update(t.outbox).where(t.outbox.c.id == row.id).values(**taken))
+        steps = t.alert_transitions.c
+        step = connection.execute(
+            select(steps.at_ms, steps.payload).where(steps.alert_id == row.alert_id, steps.sequence == row.sequence)
+        ).one()
+        return ClaimedDelivery(
+            id=row.id,
+            alert_id=row.alert_id,
+            sequence=row.sequence,
+            receiver=row.receiver,
+            change=row.change,
+            at_ms=step.at_ms,
+            alert_json=step.payload,
+            attempts=row.attempts + 1,
+            first_attempt_at_ms=first_ms,
+            lease_until_ms=now_ms + lease_ms,
+        )
+
+    def _end(self, delivery_id: str, owner: str, **values: Any) -> bool:
+        o = t.outbox.c
+        mine = and_(o.id == delivery_id, o.lease_owner == owner, o.status == "pending")
+        with self._writing("closing a delivery") as connection:
+            done = connection.execute(
+                update(t.outbox).where(mine).values(lease_owner=None, lease_until_ms=None, **values)
+            )
+            return done.rowcount == 1

@@ -71,7 +71,9 @@ def check_config(file: Annotated[Path, typer.Argument(help="The TOML file.")], a
 @app.command()
 def run(
     config: ConfigOption = DEFAULT_CONFIG,
-    role: Annotated[str | None, typer.Option("--role", help="score | watch | deliver; all of them if left out.")] = None,
+    role: Annotated[
+        str | None, typer.Option("--role", help="score | watch | deliver; all of them if left out.")
+    ] = None,
 ) -> None:
     """Run the service: one role, or all under one supervisor."""
     from monitor.app import run_all, run_role
@@ -123,7 +125,9 @@ def demo(
 def replay(
     files: Annotated[list[Path], typer.Argument(help=".jsonl or .jsonl.gz, one message a line.")],
     topic: Annotated[str, typer.Option("--topic", help="The raw topic, such as news or social.")],
-    speed: Annotated[float | None, typer.Option("--speed", min=0.001, help="1 is real time, 60 an hour a minute.")] = None,
+    speed: Annotated[
+        float | None, typer.Option("--speed", min=0.001, help="1 is real time, 60 an hour a minute.")
+    ] = None,
     asap: Annotated[bool, typer.Option("--asap", help="As fast as the broker takes it.")] = False,
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,

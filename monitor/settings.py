@@ -113,7 +113,6 @@ class ReceiverSettings(Section):
     min_severity: Literal["low", "medium", "high", "critical"] = "low"
     timeout_s: Seconds = 10.0
 
-
     def address(self) -> str:
         """The URL, from the file or from the environment; checked when the file was loaded."""
         return self.url or os.environ[self.url_env or ""]

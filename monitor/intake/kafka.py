@@ -249,7 +249,11 @@ class KafkaSource:
                 raise _truncated(partition, start, f"the topic ends at {end}")
 
     def _merged(
-        self, merge: EventTimeMerge[RawMessage], fresh: list[RawMessage], started: set[TopicPartition], messages_max: int
+        self,
+        merge: EventTimeMerge[RawMessage],
+        fresh: list[RawMessage],
+        started: set[TopicPartition],
+        messages_max: int,
     ) -> list[RawMessage]:
         """Wait for the next message of a partition only while it has one, and at most for a few polls."""
         merge.add(fresh)

@@ -21,7 +21,12 @@ from monitor.errors import Fatal, Fenced, Retryable, TapewatchError
 SQLITE_BUSY_MS = 10_000
 WRITING = {"tapewatch_writes": True}
 _MISSING_SCHEMA = ("no such table", "no such column", "UndefinedTable", "UndefinedColumn")
-_OPERATOR_MUST_ACT = ("password authentication failed", "does not exist", "no pg_hba.conf entry", "no password supplied")
+_OPERATOR_MUST_ACT = (
+    "password authentication failed",
+    "does not exist",
+    "no pg_hba.conf entry",
+    "no password supplied",
+)
 _SQLITE_UNUSABLE = ("unable to open database file", "file is not a database", "readonly database", "malformed")
 # A stopped process must not hold locks for ever, and a half-open connection must be noticed.
 _POSTGRES_OPTIONS = "-c idle_in_transaction_session_timeout=60s -c lock_timeout=10s -c statement_timeout=60s"
@@ -57,11 +62,15 @@ def translated(doing: str) -> Iterator[None]:
         yield
     except exc.IntegrityError as err:
         # The driver's text quotes the row, so it is not chained.
-        raise Fenced(f"database: {doing}: another process wrote the same rows ({_code(err)}); re-read offsets") from None
+        raise Fenced(
+            f"database: {doing}: another process wrote the same rows ({_code(err)}); re-read offsets"
+        ) from None
     except exc.DBAPIError as err:
         raise _fate(err, doing) from err
     except exc.TimeoutError as err:
-        raise Retryable(f"database: {doing}: no free connection within 30 s; fewer roles per process or try again") from err
+        raise Retryable(
+            f"database: {doing}: no free connection within 30 s; fewer roles per process or try again"
+        ) from err
 
 
 def is_postgres(connection: Connection) -> bool:
@@ -73,9 +82,7 @@ def _parse(url: str) -> URL:
         parsed = make_url(url)
     except (exc.ArgumentError, ValueError):
         # The text may hold a password, so neither it nor the parser's message is repeated.
-        raise Fatal(
-            "database.url: not a URL; write sqlite:///folder/file.db or postgresql://user@host/name"
-        ) from None
+        raise Fatal("database.url: not a URL; write sqlite:///folder/file.db or postgresql://user@host/name") from None
     backend = parsed.drivername
     if backend in {"postgresql", "postgres", "postgresql+psycopg"}:
         return parsed.set(drivername="postgresql+psycopg")
@@ -110,7 +117,9 @@ def _begin_sqlite(connection: Connection) -> None:
 def _fate(err: exc.DBAPIError, doing: str) -> TapewatchError:
     code, line = _code(err), _first_line(err)
     if any(sign in f"{code} {line}" for sign in _MISSING_SCHEMA):
-        return Fatal(f"database: {doing}: the schema is not this version's ({code}); run `tapewatch run` once to migrate")
+        return Fatal(
+            f"database: {doing}: the schema is not this version's ({code}); run `tapewatch run` once to migrate"
+        )
     if isinstance(err.orig, sqlite3.Error):
         if any(sign in line for sign in _SQLITE_UNUSABLE):
             return Fatal(f"database: {doing}: {line}; check the path, its rights and that it is a tapewatch database")

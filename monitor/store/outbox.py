@@ -124,7 +124,12 @@ class Outbox(ABC):
             names = connection.execute(select(o.receiver).where(chosen).distinct()).scalars().all()
             fresh = {"status": "pending", "attempts": 0, "next_attempt_at_ms": now_ms, "first_attempt_at_ms": None}
             done = connection.execute(update(t.outbox).where(chosen).values(**fresh)).rowcount
-            enabled = {"disabled_at_ms": None, "disabled_reason": None, "open_until_ms": None, "consecutive_failures": 0}
+            enabled = {
+                "disabled_at_ms": None,
+                "disabled_reason": None,
+                "open_until_ms": None,
+                "consecutive_failures": 0,
+            }
             connection.execute(update(t.receivers).where(t.receivers.c.name.in_(names)).values(**enabled))
             return done
 

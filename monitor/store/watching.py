@@ -37,7 +37,14 @@ class WatchTransaction:
         self._connection = connection
 
     def advance_offset(
-        self, topic: str, partition: int, *, expected: int | None, following: int, watermark_ms: int | None, state: bytes
+        self,
+        topic: str,
+        partition: int,
+        *,
+        expected: int | None,
+        following: int,
+        watermark_ms: int | None,
+        state: bytes,
     ) -> None:
         """Compare-and-swap of the partition's next offset; `expected` None means it was never stored.
 

@@ -1,0 +1,28 @@
+"""A receiver as the operator configured it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from monitor.records import Alert
+
+Severity = Literal["low", "medium", "high", "critical"]
+_ORDER = ("low", "medium", "high", "critical")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receiver:
+    """`secrets`: the current one first; during a rotation the previous one signs too. Neither is ever shown."""
+
+    name: str
+    url: str = field(repr=False)
+    secrets: tuple[str, ...] = field(repr=False)
+    allow_http: bool = False
+    allow_private: bool = False
+    min_severity: Severity = "low"
+    timeout_s: float = 10.0
+
+    def wants(self, alert: Alert, /) -> bool:
+        """Is the alert severe enough for this receiver?"""
+        return _ORDER.index(alert.severity) >= _ORDER.index(self.min_severity)

@@ -1,0 +1,41 @@
+"""Alive and ready, with reasons. A part that has not been seen for too long is named, never glossed over. Pure."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+
+
+class Health:
+    """`limits_s`: how old each part's last beat may be. Parts that never beat keep the role from being ready."""
+
+    def __init__(self, limits_s: Mapping[str, float]) -> None:
+        self._limits_s = dict(limits_s)
+        self._beats_s: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    def beat(self, part: str, now_s: float) -> None:
+        """The part is alive; beats of parts without a limit are kept for show."""
+        with self._lock:
+            self._beats_s[part] = now_s
+
+    def ages_s(self, now_s: float) -> dict[str, float | None]:
+        """Seconds since each part's last beat; None: it has not started yet."""
+        with self._lock:
+            return {
+                part: round(now_s - self._beats_s[part], 3) if part in self._beats_s else None
+                for part in {**self._limits_s, **self._beats_s}
+            }
+
+    def faults(self, now_s: float, *, alive_only: bool = False) -> list[str]:
+        """Why the role is not ready; with `alive_only`, why it is stuck: not having started yet is no fault then."""
+        ages = self.ages_s(now_s)
+        faults = []
+        for part, limit_s in self._limits_s.items():
+            age_s = ages[part]
+            if age_s is None:
+                if not alive_only:
+                    faults.append(f"{part}: not started yet")
+            elif age_s > limit_s:
+                faults.append(f"{part}: last seen {age_s:.0f} s ago, at most {limit_s:.0f} s is healthy")
+        return faults

@@ -10,9 +10,12 @@ speed of the wall clock from where it stood, so that a history replayed today st
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+
+
+Origin = int | str
 
 
 class Arrival(StrEnum):
@@ -49,10 +52,16 @@ class Watermark:
     """
 
     def __init__(
-        self, *, policy: WatermarkPolicy, partitions: Iterable[int] = (), restored_ms: int | None = None
+        self,
+        *,
+        policy: WatermarkPolicy,
+        partitions: Iterable[Origin] = (),
+        restored_ms: int | None = None,
+        newest_ms: Mapping[Origin, int] | None = None,
     ) -> None:
         self._policy = policy
-        self._partitions = {partition: _Partition(None, None) for partition in partitions}
+        self._partitions: dict[Origin, _Partition] = {partition: _Partition(None, None) for partition in partitions}
+        self._partitions |= {origin: _Partition(newest, None) for origin, newest in (newest_ms or {}).items()}
         self._value_ms = restored_ms
 
     @property
@@ -60,18 +69,22 @@ class Watermark:
         """Everything before this moment is complete; None before the first event of every partition."""
         return self._value_ms
 
-    def assign(self, partitions: Iterable[int]) -> None:
+    def newest_ms(self) -> dict[Origin, int]:
+        """The newest event of each partition, to go on from after a restart."""
+        return {origin: state.newest_ms for origin, state in self._partitions.items() if state.newest_ms is not None}
+
+    def assign(self, partitions: Iterable[Origin]) -> None:
         """Owned from now on; a new partition holds the watermark until its first event or until it counts as idle."""
         for partition in partitions:
             self._partitions.setdefault(partition, _Partition(None, None))
 
-    def revoke(self, partitions: Iterable[int]) -> None:
+    def revoke(self, partitions: Iterable[Origin]) -> None:
         """Owned no more; the others may go on at once."""
         for partition in partitions:
             self._partitions.pop(partition, None)
         self._advance(idle=())
 
-    def observe(self, partition: int, event_ms: int, *, now_ms: int | None = None) -> Arrival:
+    def observe(self, partition: Origin, event_ms: int, *, now_ms: int | None = None) -> Arrival:
         """Take note of one event. One from the future is refused and moves nothing; a late one only proves life."""
         state = self._partitions.setdefault(partition, _Partition(None, None))
         if now_ms is not None:
@@ -84,7 +97,7 @@ class Watermark:
             self._advance(idle=())
         return Arrival.LATE if late else Arrival.ON_TIME
 
-    def tick(self, now_ms: int, *, drained: Collection[int] | None = None) -> int | None:
+    def tick(self, now_ms: int, *, drained: Collection[Origin] | None = None) -> int | None:
         """Let idle partitions go. `drained` names those whose log end is reached: only they can be idle (None: all)."""
         idle = []
         for partition, state in self._partitions.items():
@@ -99,7 +112,7 @@ class Watermark:
             self._advance(idle=idle)
         return self._value_ms
 
-    def _advance(self, *, idle: Collection[int]) -> None:
+    def _advance(self, *, idle: Collection[Origin]) -> None:
         newest = [state.newest_ms for partition, state in self._partitions.items() if partition not in idle]
         if not newest or any(value is None for value in newest):
             return

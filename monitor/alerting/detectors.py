@@ -23,8 +23,9 @@ from monitor.records import AlertKind, Direction, Record
 from monitor.windows import Sums
 
 HOUR_MS = 3_600_000
-_BIN = 0.1  # of log10 p
-_BINS = 400
+WEAKEST = -0.3  # a bound, not a probability: half of one in two; nothing likelier may wake anybody, whatever the budget
+_BIN = 0.05  # of log10 p
+_BINS = 800
 _DAY_MS = 86_400_000
 
 
@@ -134,19 +135,21 @@ def detect_tone(long: Sums, square: float, own: EntityBaseline, market_tone: flo
 def limit_log10_p(rules: Rules, tribunal: Tribunal, entities: int, share: float) -> float:
     """The raw score from which an alert may open, so that `share` of the budget holds for these `entities`.
 
-    Two bounds, the stricter wins: a Bonferroni bound over the tests of a day for when there is no past yet, and the score
-    that came as often as the budget allows.
+    Once there is a past: the score that came as often as the budget allows, but never weaker than `WEAKEST`. Before that a
+    Bonferroni bound over the tests of a day; the two are blended over the first days.
     """
     budget = max(1e-6, rules.false_alerts_per_day * share)
-    limit = math.log10(budget / (max(1, entities) * BLOCKS_A_DAY * 2.0))
-    if tribunal.days < 0.5:
-        return limit - 1.0
-    running = 0.0
-    for index in range(_BINS - 1, -1, -1):
+    bound = math.log10(budget / (max(20, entities) * BLOCKS_A_DAY * 2.0))
+    if tribunal.days < 1.0:
+        return min(WEAKEST, bound)
+    running, earned = 0.0, WEAKEST
+    for index in range(_BINS - 1, int(-WEAKEST / _BIN), -1):
         running += tribunal.counts[index]
         if running / tribunal.days > budget:
-            return min(limit, -(index + 1) * _BIN)
-    return limit
+            earned = -(index + 1) * _BIN
+            break
+    trust = min(1.0, (tribunal.days - 1.0) / 6.0)
+    return min(WEAKEST, trust * earned + (1.0 - trust) * min(bound, earned))
 
 
 def voices_to_fire(finding: Finding, limit: float, usual: Expectation) -> float:

@@ -8,37 +8,37 @@ exit code 2.
 from __future__ import annotations
 
 import os
-import signal
+import random
 import socket
+import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import msgspec
 import structlog
 
-from monitor.alerting import load_rules
 from monitor.clock import Clock, SystemClock
-from monitor.delivery import Receiver, WebhookReceiver
-from monitor.errors import Fatal, Retryable
-from monitor.intake import DecodeLimits, clean
-from monitor.intake.kafka import KafkaConfig, KafkaSink, KafkaSource, ensure_topics
-from monitor.linking import Linker, Watchlist, load_watchlist
-from monitor.loops.core import PartitionCore, WatchPolicy
-from monitor.loops.deliver import DeliverLoop, DeliverPolicy
-from monitor.loops.reading import DocumentReader
-from monitor.loops.score import ScoreLoop, ScorePolicy, encode_dead_letter, encode_mention
-from monitor.loops.watch import ORIGIN_HEADER, WatchLoop, WatchLoopPolicy
-from monitor.records import Channel, DeadLetter, ScoredMention
-from monitor.settings import Settings, secret
-from monitor.store import Store
-from monitor.telemetry import Health, TelemetryServer, metrics
+from monitor.errors import Fatal, Rejectable, Retryable
+from monitor.records import Channel, DeadLetter, Place, ScoredMention
+from monitor.settings import Settings, load_settings, secret
+from monitor.supervisor import Supervisor
+from monitor.telemetry import Health, Metrics, TelemetryServer
 
 if TYPE_CHECKING:
     from monitor.alerting import Rules
+    from monitor.delivery import Receiver
+    from monitor.intake.kafka import KafkaConfig, KafkaSink
+    from monitor.linking import Watchlist
+    from monitor.loops.core import PartitionCore
+    from monitor.loops.reading import DocumentReader
     from monitor.scoring import Scorer
+    from monitor.settings import ReceiverSettings
+    from monitor.store import Store
 
 log = structlog.get_logger()
 ROLES = ("score", "watch", "deliver")
@@ -50,6 +50,37 @@ def topics_of(settings: Settings) -> dict[str, int]:
     kafka = settings.kafka
     many = dict.fromkeys((kafka.topic_news, kafka.topic_social, kafka.topic_mentions), kafka.partitions)
     return {**many, kafka.topic_dead_letters: 1}
+
+
+def check(file: Path) -> list[str]:
+    """Every fault of a configuration and of the files that it names."""
+    try:
+        settings = load_settings(file)
+    except Fatal as err:
+        return list(err.faults)
+    return faults_of(settings)
+
+
+def faults_of(settings: Settings) -> list[str]:
+    """What the watchlist, the rules, the bundle and the receivers' secrets have against starting."""
+    from monitor.alerting import load_rules
+    from monitor.linking import load_watchlist
+    from monitor.registry import load_bundle
+
+    checks: tuple[Callable[[], object], ...] = (
+        lambda: load_watchlist(settings.watchlist.path),
+        lambda: load_rules(settings.rules.path),
+        lambda: load_bundle(settings.bundle.path),
+        lambda: receivers_of(settings),
+        lambda: database_url(settings),
+    )
+    faults: list[str] = []
+    for one in checks:
+        try:
+            one()
+        except Fatal as err:
+            faults += err.faults
+    return faults
 
 
 def database_url(settings: Settings) -> str:
@@ -65,6 +96,8 @@ def database_url(settings: Settings) -> str:
 
 def kafka_config(settings: Settings, *, role: str) -> KafkaConfig:
     """Static membership gives every role of a machine its own name."""
+    from monitor.intake.kafka import KafkaConfig
+
     kafka = settings.kafka
     password = secret(file=kafka.sasl_password_file, env=kafka.sasl_password_env, what="kafka.sasl_password")
     return KafkaConfig(
@@ -91,7 +124,9 @@ def receivers_of(settings: Settings) -> tuple[Receiver, ...]:
 
 def run_all(settings: Settings, config: Path, stop: threading.Event) -> int:
     """Every configured role as a process of its own; returns the exit code."""
-    check_all(settings)
+    faults = faults_of(settings)
+    if faults:
+        raise Fatal(f"{config}: {len(faults)} fault(s)", faults=tuple(faults))
     command = [sys.executable, "-m", "monitor.cli", "run", "--config", str(config), "--role"]
     supervisor = Supervisor(
         {role: [*command, role] for role in settings.service.roles},
@@ -103,32 +138,35 @@ def run_all(settings: Settings, config: Path, stop: threading.Event) -> int:
 
 def run_role(settings: Settings, role: str, stop: threading.Event) -> int:
     """One role until `stop`; returns the exit code. Fatal passes through, with its own code."""
-    runners = {"score": run_score, "watch": run_watch, "deliver": run_deliver}
+    runners = {"score": _run_score, "watch": _run_watch, "deliver": _run_deliver}
     if role not in runners:
         raise Fatal(f"--role {role}: no such role; one of {', '.join(runners)}")
-    log.info("role.started", role=role, pid=os.getpid())
+    structlog.contextvars.bind_contextvars(role=role)
+    log.info("role.started", pid=os.getpid())
     runners[role](settings, stop, SystemClock())
-    log.info("role.stopped", role=role)
+    log.info("role.stopped")
     return 0
 
 
-def run_score(settings: Settings, stop: threading.Event, clock: Clock) -> None:
+def _run_score(settings: Settings, stop: threading.Event, clock: Clock) -> None:
     """Raw topics → linker → model → topic mentions."""
+    from monitor.intake.kafka import KafkaSink, KafkaSource, ensure_topics
+    from monitor.linking import load_watchlist
+    from monitor.loops.score import ScoreLoop, ScorePolicy
+
     with ExitStack() as stack:
-        health = _telemetry(stack, settings, "score", settings.score.telemetry_port, clock, ("poll", "model"))
+        parts = Parts.start(stack, settings, "score", settings.score.telemetry_port, clock)
         watchlist = load_watchlist(settings.watchlist.path)
         scorer = make_scorer(settings)
-        health.beat("model", clock.monotonic_s())
-        kafka = settings.kafka
-        config = kafka_config(settings, role="score")
-        _when_there(lambda: ensure_topics(config, topics_of(settings), create=kafka.create_topics), clock, stop)
+        kafka, config = settings.kafka, kafka_config(settings, role="score")
+        _when_there(lambda: ensure_topics(config, topics_of(settings), create=kafka.create_topics), stop)
         if stop.is_set():
             return
         source = KafkaSource(
             config, topics=(kafka.topic_news, kafka.topic_social), group=f"{kafka.group_prefix}-score", merged=True
         )
         stack.callback(source.close)
-        sink = stack.enter_context(closing(_KafkaResults(KafkaSink(config), settings)))
+        sink = stack.enter_context(closing(KafkaResults(KafkaSink(config), settings)))
         loop = ScoreLoop(
             source=source,
             sink=sink,
@@ -141,37 +179,43 @@ def run_score(settings: Settings, stop: threading.Event, clock: Clock) -> None:
                 queue_documents_max=settings.score.queue_documents_max,
                 poll_messages_max=settings.score.poll_messages_max,
             ),
-            seen=lambda beat: health.beat(beat, clock.monotonic_s()),
+            seen=parts.beat,
+            metrics=parts.metrics,
         )
         loop.run(stop, drain_s=settings.service.drain_s)
 
 
-def run_watch(settings: Settings, stop: threading.Event, clock: Clock) -> None:
+def _run_watch(settings: Settings, stop: threading.Event, clock: Clock) -> None:
     """Topic mentions → windows → alerts, in the database."""
+    from monitor.alerting import load_rules
+    from monitor.intake.kafka import KafkaSource, ensure_topics
+    from monitor.linking import load_watchlist
+    from monitor.loops.watch import WatchLoop, WatchLoopPolicy
+    from monitor.store import Store
+
     with ExitStack() as stack:
-        health = _telemetry(stack, settings, "watch", settings.watch.telemetry_port, clock, ("poll",))
+        parts = Parts.start(stack, settings, "watch", settings.watch.telemetry_port, clock)
         rules = load_rules(settings.rules.path)
-        watchlist = load_watchlist(settings.watchlist.path)
-        store = _when_there(lambda: Store.open(database_url(settings)), clock, stop)
+        names = load_watchlist(settings.watchlist.path).names()
+        store = _when_there(lambda: Store.open(database_url(settings)), stop)
         if store is None:
             return
         stack.callback(store.close)
-        kafka = settings.kafka
-        config = kafka_config(settings, role="watch")
-        _when_there(lambda: ensure_topics(config, topics_of(settings), create=kafka.create_topics), clock, stop)
+        kafka, config = settings.kafka, kafka_config(settings, role="watch")
+        _when_there(lambda: ensure_topics(config, topics_of(settings), create=kafka.create_topics), stop)
         if stop.is_set():
             return
         source = KafkaSource(
             config,
             topics=(kafka.topic_mentions, kafka.topic_dead_letters),
             group=f"{kafka.group_prefix}-watch",
-            positions=_stored_positions(store),
+            positions=lambda topic, partition: _position(store, topic, partition),
         )
         stack.callback(source.close)
         loop = WatchLoop(
             source=source,
             store=store,
-            cores=CoreMaker(rules=rules, names=names_of(watchlist)),
+            cores=CoreMaker(rules=rules, names=names),
             receivers=receivers_of(settings),
             topic_mentions=kafka.topic_mentions,
             clock=clock,
@@ -179,17 +223,23 @@ def run_watch(settings: Settings, stop: threading.Event, clock: Clock) -> None:
                 batch_mentions_max=settings.watch.batch_mentions_max,
                 poll_ms=settings.watch.poll_ms,
                 idle_tick_s=settings.watch.idle_tick_s,
+                retention_ms=settings.database.retention_days * 86_400_000,
             ),
-            seen=lambda beat: health.beat(beat, clock.monotonic_s()),
+            seen=parts.beat,
+            metrics=parts.metrics,
         )
         loop.run(stop)
 
 
-def run_deliver(settings: Settings, stop: threading.Event, clock: Clock) -> None:
+def _run_deliver(settings: Settings, stop: threading.Event, clock: Clock) -> None:
     """The outbox → receivers."""
+    from monitor.delivery import WebhookReceiver
+    from monitor.loops.deliver import DeliverLoop, DeliverLoopPolicy
+    from monitor.store import Store
+
     with ExitStack() as stack:
-        health = _telemetry(stack, settings, "deliver", settings.deliver.telemetry_port, clock, ("poll",))
-        store = _when_there(lambda: Store.open(database_url(settings)), clock, stop)
+        parts = Parts.start(stack, settings, "deliver", settings.deliver.telemetry_port, clock)
+        store = _when_there(lambda: Store.open(database_url(settings)), stop)
         if store is None:
             return
         stack.callback(store.close)
@@ -197,7 +247,299 @@ def run_deliver(settings: Settings, stop: threading.Event, clock: Clock) -> None
             store=store,
             receivers=[WebhookReceiver(receiver) for receiver in receivers_of(settings)],
             clock=clock,
-            policy=DeliverPolicy(poll_ms=settings.deliver.poll_ms),
-            seen=lambda beat: health.beat(beat, clock.monotonic_s()),
+            policy=DeliverLoopPolicy(poll_ms=settings.deliver.poll_ms),
+            owner=f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}",
+            rng=random.Random(),  # noqa: S311 - jitter, not a secret
+            seen=parts.beat,
+            count=lambda outcome: parts.metrics.count("deliver_attempts_total", label=str(outcome)),
         )
-        loop.run(stop, drain_s=settings.service.drain_s)
+        loop.run(stop)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What every role has: its metrics, its health, and the port that shows both."""
+
+    metrics: Metrics
+    health: Health
+    clock: Clock
+
+    @classmethod
+    def start(cls, stack: ExitStack, settings: Settings, role: str, port: int, clock: Clock) -> Parts:
+        # A poll may be late by a slow batch or a retry, never by minutes.
+        parts = cls(metrics=Metrics(), health=Health({"poll": 60.0}), clock=clock)
+        server = TelemetryServer(
+            host=settings.telemetry.host,
+            port=port,
+            key=f"[{role}] telemetry_port",
+            metrics=parts.metrics,
+            health=parts.health,
+            clock=clock,
+        )
+        stack.callback(server.close)
+        return parts
+
+    def beat(self, part: str) -> None:
+        self.health.beat(part, self.clock.monotonic_s())
+        self.metrics.gauge("heartbeat_seconds", self.clock.now_ms() / 1000, label=part)
+
+
+class KafkaResults:
+    """What score publishes: mentions keyed by entity, dead letters with their bytes."""
+
+    def __init__(self, sink: KafkaSink, settings: Settings) -> None:
+        self._sink, self._kafka = sink, settings.kafka
+
+    def send_mention(self, mention: ScoredMention, *, origin: str) -> None:
+        from monitor.loops.score import encode_mention
+        from monitor.loops.watch import ORIGIN_HEADER
+
+        key, value = encode_mention(mention)
+        self._sink.send(
+            self._kafka.topic_mentions,
+            key=key,
+            value=value,
+            headers=[(ORIGIN_HEADER, origin.encode())],
+            timestamp_ms=max(0, mention.published_at_ms),
+        )
+
+    def send_dead_letter(self, letter: DeadLetter) -> None:
+        from monitor.loops.score import encode_dead_letter
+
+        key, value = encode_dead_letter(letter)
+        self._sink.send(self._kafka.topic_dead_letters, key=key, value=value)
+
+    def flush(self) -> None:
+        self._sink.flush()
+
+    def close(self) -> None:
+        self._sink.close()
+
+
+class CoreMaker:
+    """Makes the cores of the partitions that become ours."""
+
+    def __init__(self, *, rules: Rules, names: Mapping[str, str]) -> None:
+        from monitor.loops.core import WatchPolicy
+
+        self._rules, self._names, self._policy = rules, names, WatchPolicy()
+        self.reach_back_ms = self._policy.reach_back_ms
+
+    def empty(self) -> PartitionCore:
+        from monitor.loops.core import PartitionCore
+
+        return PartitionCore(policy=self._policy, rules=self._rules, names=self._names)
+
+    def restore(
+        self,
+        *,
+        state: bytes,
+        watermark_ms: int | None,
+        entity_states: Mapping[str, bytes],
+        recent: Iterable[ScoredMention],
+    ) -> PartitionCore:
+        from monitor.loops.core import PartitionCore
+
+        return PartitionCore.restore(
+            policy=self._policy,
+            rules=self._rules,
+            names=self._names,
+            state=state,
+            watermark_ms=watermark_ms,
+            entity_states=entity_states,
+            recent=recent,
+        )
+
+
+def make_scorer(settings: Settings, bundle_folder: Path | None = None) -> Scorer:
+    """The model, warm. Raises Fatal when bundle, precision or provider are not there."""
+    from monitor.intake import clean
+    from monitor.registry import engine_file, load_bundle
+    from monitor.scoring import BatchPolicy, OnnxEngine, Scorer, ScorerPolicy
+
+    bundle = load_bundle(bundle_folder or settings.bundle.path)
+    engine = OnnxEngine(
+        engine_file(bundle, settings.bundle.precision, settings.bundle.cache_dir),
+        provider=settings.bundle.provider,
+        threads=settings.bundle.threads,
+    )
+    engine.warm_up()
+    policy = ScorerPolicy(batch=BatchPolicy(tokens_max=settings.score.batch_tokens_max))
+    return Scorer(bundle, engine, clean=clean, policy=policy)
+
+
+def make_reader(settings: Settings, watchlist: Watchlist) -> DocumentReader:
+    """Decoding and linking, with the limits of the configuration."""
+    from monitor.intake import DecodeLimits
+    from monitor.linking import Linker
+    from monitor.loops.reading import DocumentReader
+
+    channels: dict[str, Channel] = {settings.kafka.topic_news: "news", settings.kafka.topic_social: "social"}
+    limits = DecodeLimits(
+        message_bytes_max=settings.intake.message_bytes_max,
+        depth_max=settings.intake.depth_max,
+        text_chars_max=settings.intake.text_chars_max,
+    )
+    return DocumentReader(linker=Linker(watchlist), channels=channels, limits=limits)
+
+
+def replay_files(
+    settings: Settings,
+    files: Sequence[Path],
+    *,
+    topic: str,
+    speed: float | None,
+    progress: Callable[[int], None],
+    stop: threading.Event,
+) -> int:
+    """Streams on disk into a raw topic."""
+    from monitor.intake.kafka import KafkaSink, ensure_topics
+    from monitor.replay import ReplayPolicy, replay
+
+    kafka = settings.kafka
+    if topic not in {kafka.topic_news, kafka.topic_social}:
+        raise Fatal(
+            f"--topic {topic}: not a raw topic of the configuration; one of {kafka.topic_news}, {kafka.topic_social}"
+        )
+    config = kafka_config(settings, role="replay")
+    ensure_topics(config, topics_of(settings), create=kafka.create_topics)
+    with closing(KafkaSink(config)) as sink:
+        return replay(
+            files,
+            topic=topic,
+            sink=sink,
+            clock=SystemClock(),
+            policy=ReplayPolicy(speed=speed),
+            progress=progress,
+            stop=stop,
+        )
+
+
+def replay_letters(settings: Settings, store: Store, *, ids: Sequence[int] | None) -> int:
+    """Dead letters back to where they came from, byte for byte; marked when the broker has them."""
+    from monitor.intake.kafka import KafkaSink
+
+    letters = store.dead_letters(limit=100_000, ids=ids, pending=ids is None)
+    missing = set(ids or ()) - {stored.id for stored in letters}
+    if missing:
+        raise Fatal(f"dead-letters replay: no dead letter {', '.join(map(str, sorted(missing)))}")
+    if not letters:
+        return 0
+    with closing(KafkaSink(kafka_config(settings, role="replay"))) as sink:
+        for stored in letters:
+            letter = stored.letter
+            sink.send(letter.place.topic, key=letter.key, value=letter.value, headers=letter.headers)
+        sink.flush()
+    return store.mark_replayed([stored.id for stored in letters], now_ms=SystemClock().now_ms())
+
+
+def score_file(
+    settings: Settings,
+    file: Path,
+    out: Path,
+    *,
+    bundle: Path | None,
+    watchlist: Path | None,
+    progress: Callable[[int], None],
+    warn: Callable[[str], None],
+) -> dict[str, float]:
+    """Every line decoded, linked and judged; mentions to `out`, which is there whole or not at all."""
+    from monitor.linking import load_watchlist
+    from monitor.loops.score import encode_mention
+    from monitor.replay import lines
+
+    reader = make_reader(settings, load_watchlist(watchlist or settings.watchlist.path))
+    scorer = make_scorer(settings, bundle)
+    clock = SystemClock()
+    started_s, counts = clock.monotonic_s(), {"documents": 0, "mentions": 0, "rejected": 0}
+    half = out.with_name(f"{out.name}.half")
+    waiting: list[Any] = []
+    with half.open("wb") as sink:
+
+        def judge() -> None:
+            for mentions in scorer.judge(waiting, now_ms=clock.now_ms()):
+                for mention in mentions:
+                    sink.write(encode_mention(mention)[1] + b"\n")
+                    counts["mentions"] += 1
+            waiting.clear()
+
+        for number, (_, line) in enumerate(lines(file, progress), 1):
+            counts["documents"] += 1
+            try:
+                read = reader.read(FileLine(settings, file, number, line))
+            except Rejectable as err:
+                counts["rejected"] += 1
+                warn(f"{file}: line {number}: {err}")
+                continue
+            if read[1]:
+                waiting.append(read)
+            if len(waiting) >= settings.score.batch_documents_max:
+                judge()
+        if waiting:
+            judge()
+    half.replace(out)
+    seconds = max(1e-9, clock.monotonic_s() - started_s)
+    return {**counts, "documents_per_second": round(counts["documents"] / seconds, 1)}
+
+
+class FileLine:
+    """A line of a file as the reader takes messages; its own `channel` decides the topic."""
+
+    def __init__(self, settings: Settings, file: Path, number: int, line: bytes) -> None:
+        class _Channel(msgspec.Struct):
+            channel: str = "news"
+
+        try:
+            channel = msgspec.json.decode(line, type=_Channel).channel
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            channel = "news"
+        topic = settings.kafka.topic_social if channel == "social" else settings.kafka.topic_news
+        self.place = Place(topic=topic, partition=0, offset=number)
+        self.key: bytes | None = None
+        self.value: bytes | None = line
+        self.headers: tuple[tuple[str, bytes], ...] = ()
+
+
+def _receiver(settings: ReceiverSettings) -> Receiver:
+    from monitor.delivery import Receiver, sign
+
+    what = f"receivers ({settings.name})"
+    current = secret(file=settings.secret_file, env=settings.secret_env, what=what)
+    previous = secret(file=settings.previous_secret_file, env=settings.previous_secret_env, what=what)
+    secrets = tuple(s for s in (current, previous) if s)
+    for one in secrets:
+        try:
+            sign(one, message_id="check", timestamp_s=0, body=b"")
+        except Fatal as err:
+            raise Fatal(f"{what}: {err}") from err
+    return Receiver(
+        name=settings.name,
+        url=settings.address(),
+        secrets=secrets,
+        allow_http=settings.allow_http,
+        allow_private=settings.allow_private,
+        min_severity=settings.min_severity,
+        timeout_s=settings.timeout_s,
+    )
+
+
+def _position(store: Store, topic: str, partition: int) -> int | None:
+    place = store.partition_state(topic, partition)
+    return place.next if place is not None else None
+
+
+def _when_there(attempt: Callable[[], T], stop: threading.Event) -> T | None:
+    """Try until it works; None when told to stop meanwhile."""
+    waited_s = 0.5
+    while not stop.is_set():
+        try:
+            return attempt()
+        except Retryable as err:
+            log.warning("start.retry", error=str(err), wait_s=waited_s)
+            stop.wait(waited_s)
+            waited_s = min(30.0, waited_s * 2)
+    return None
+
+
+def _text(path: Path | None) -> str | None:
+    return str(path) if path is not None else None

@@ -74,7 +74,9 @@ def brief(
         )
     else:
         parts.append(f"{name}: tone {polarity:+.2f} over {span}, where {finding.usual:+.2f} is usual.")
-    parts.append(f"{len(stories)} stories from {sources} source{'s' if sources != 1 else ''}, {copies} copies left out.")
+    parts.append(
+        f"{len(stories)} stories from {sources} source{'s' if sources != 1 else ''}, {copies} copies left out."
+    )
     if new:
         parts.append("The record of this company is short, so a wider margin was asked.")
     return " ".join(parts)

@@ -109,5 +109,7 @@ def load_rules(path: Path) -> Rules:
         )
         raise Fatal(f"{path}: {len(faults)} fault(s)", faults=faults) from err
     if rules.time.lateness_s >= 3_600:
-        raise Fatal(f"{path}: time.lateness_s: {rules.time.lateness_s:.0f} s reaches the shortest rule's window of 3600 s")
+        raise Fatal(
+            f"{path}: time.lateness_s: {rules.time.lateness_s:.0f} s reaches the shortest rule's window of 3600 s"
+        )
     return rules

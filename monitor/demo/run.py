@@ -25,6 +25,7 @@ from typing import Any
 
 import structlog
 
+from monitor.app import topics_of
 from monitor.broker import EmbeddedBroker, free_port
 from monitor.clock import Clock, SystemClock
 from monitor.delivery import WebhookSink
@@ -126,13 +127,6 @@ def run_demo(
             dead_letters=counts.dead_letters,
             documents_per_second=round(documents / busy_s, 1) if busy_s else 0.0,
         )
-
-
-def topics_of(settings: Settings) -> dict[str, int]:
-    """Topic → partitions, as the configuration asks for them."""
-    kafka = settings.kafka
-    many = dict.fromkeys((kafka.topic_news, kafka.topic_social, kafka.topic_mentions), kafka.partitions)
-    return {**many, kafka.topic_dead_letters: 1}
 
 
 def documents_scored(port: int) -> int:

@@ -261,9 +261,7 @@ class PartitionCore:
             row = sums.setdefault((mention.entity, mention.channel), [0.0] * 7)
             row[0] += 1
             if story is not None:
-                entity.baseline.hear(
-                    weight, story.negative_u / UNIT, story.positive_u / UNIT, mention.polarity
-                )
+                entity.baseline.hear(weight, story.negative_u / UNIT, story.positive_u / UNIT, mention.polarity)
                 keep = 1.0 - 1e-4
                 self._market_tone = [
                     self._market_tone[0] * keep + weight,
@@ -398,7 +396,9 @@ class PartitionCore:
         resolved: bool,
     ) -> Alert:
         life = entity.lives[kind]
-        stories = entity.sums.inside(_SHORT if finding and finding.window_ms == HOUR_MS else _LONG) if entity.sums else []
+        stories = (
+            entity.sums.inside(_SHORT if finding and finding.window_ms == HOUR_MS else _LONG) if entity.sums else []
+        )
         total = sum(s.total_u for s in stories)
         polarity = sum(s.polarity_u for s in stories) / total if total else 0.0
         new = entity.baseline.age_blocks < self._rules.baseline.warm_up_days * BLOCKS_A_DAY
@@ -490,7 +490,7 @@ class PartitionCore:
             idle_after_ms=round(time.idle_after_s * 1000),
             future_max_ms=round(time.future_max_s * 1000),
         )
-        return Watermark(policy=policy, restored_ms=restored_ms, newest_ms=dict(newest_ms))
+        return Watermark(policy=policy, restored_ms=restored_ms, newest_ms={**newest_ms})
 
 
 def _bucket(key: tuple[str, Channel], start_ms: int, row: list[float]) -> BucketRow:

@@ -20,6 +20,7 @@ from monitor.clock import Clock
 from monitor.errors import Rejectable, Retryable
 from monitor.loops.offsets import OffsetTracker, Partition
 from monitor.records import DeadLetter, Document, LinkedEntity, Place, ScoredMention
+from monitor.telemetry import Metrics
 
 log = structlog.get_logger()
 
@@ -121,9 +122,11 @@ class ScoreLoop:
         clock: Clock,
         policy: ScorePolicy,
         seen: Callable[[str], None] = lambda _beat: None,
+        metrics: Metrics | None = None,
     ) -> None:
         self._source, self._sink, self._reader, self._judge = source, sink, reader, judge
         self._clock, self._policy, self._seen = clock, policy, seen
+        self._metrics = metrics or Metrics()
         self._offsets = OffsetTracker()
         self._waiting: list[_Waiting] = []
         self._halves: list[list[_Waiting]] = []
@@ -131,6 +134,7 @@ class ScoreLoop:
         self._model = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._paused = False
         self._committed_ms = clock.now_ms()
+        self._started_s = 0.0
         self.counts = ScoreCounts()
 
     def turn(self) -> int:
@@ -152,6 +156,7 @@ class ScoreLoop:
                 self.turn()
                 waited_s = 0.5
             except Retryable as err:
+                self._metrics.count("retries_total")
                 log.warning("score.retry", error=str(err), wait_s=waited_s)
                 stop.wait(err.retry_after_s or waited_s)
                 waited_s = min(30.0, waited_s * 2)
@@ -164,6 +169,7 @@ class ScoreLoop:
         self._drop_lost()
         messages = self._source.poll(self._policy.poll_messages_max, self._poll_timeout_ms())
         self._seen("poll")
+        self._metrics.count("score_documents_total", len(messages))
         for message in messages:
             self._take(message)
         moved = len(messages) + self._collect(block=not messages and self._running is not None)
@@ -208,6 +214,7 @@ class ScoreLoop:
             return
         if not entities:
             self.counts.unlinked += 1
+            self._metrics.count("score_unlinked_total")
             self._offsets.finished(message.place)
             return
         self._waiting.append(
@@ -216,6 +223,7 @@ class ScoreLoop:
 
     def _quarantine(self, message: Message, err: Rejectable) -> None:
         self.counts.dead_letters += 1
+        self._metrics.count("score_dead_letters_total", label=err.reason)
         self._sink.send_dead_letter(
             DeadLetter(
                 place=message.place,
@@ -247,6 +255,7 @@ class ScoreLoop:
 
     def _submit(self, batch: list[_Waiting]) -> None:
         documents = [(item.document, item.entities) for item in batch]
+        self._started_s = self._clock.monotonic_s()
         self._running = (batch, self._model.submit(self._judge.judge, documents, now_ms=self._clock.now_ms()))
 
     def _collect(self, *, block: bool) -> int:
@@ -263,13 +272,15 @@ class ScoreLoop:
             return 0
         assert len(results) == len(batch), "the model answered for another batch"
         self._seen("model")
+        self._metrics.observe("score_batch_seconds", self._clock.monotonic_s() - self._started_s)
         for item, mentions in zip(batch, results, strict=True):
             for mention in mentions:
                 self._sink.send_mention(mention, origin=f"{item.place.topic}/{item.place.partition}")
             self.counts.mentions += len(mentions)
             self._offsets.finished(item.place)
         self.counts.scored += len(batch)
-        log.info("score.batch", documents=len(batch), mentions=sum(len(m) for m in results))
+        self._metrics.count("score_mentions_total", sum(map(len, results)))
+        log.debug("score.batch", documents=len(batch), mentions=sum(len(m) for m in results))
         return len(batch)
 
     def _bisect(self, batch: list[_Waiting], err: Exception) -> None:
@@ -287,6 +298,8 @@ class ScoreLoop:
 
     def _adjust_pressure(self) -> None:
         """Pause above the limit, resume below half of it: polling goes on, so the broker keeps us in the group."""
+        self._metrics.gauge("score_queue_documents", len(self._waiting))
+        self._metrics.gauge("score_paused", float(self._paused))
         if not self._paused and len(self._waiting) >= self._policy.queue_documents_max:
             self._source.pause()
             self._paused = True

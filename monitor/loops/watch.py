@@ -23,6 +23,7 @@ from monitor.loops.core import Fate, Outcome, PartitionCore
 from monitor.loops.offsets import Partition
 from monitor.loops.score import Message
 from monitor.records import AlertTransition, DeadLetter, ScoredMention
+from monitor.telemetry import Metrics
 
 log = structlog.get_logger()
 ORIGIN_HEADER = "origin"
@@ -82,6 +83,7 @@ class Store(Protocol):
     def mentions_since(self, partition: int, published_at_ms: int) -> Iterable[ScoredMention]: ...
     def known_mentions(self, ids: Collection[str]) -> set[str]: ...
     def transaction(self) -> AbstractContextManager[Transaction]: ...
+    def purge(self, before_ms: int) -> int: ...
 
 
 class CoreFactory(Protocol):
@@ -107,6 +109,8 @@ class WatchLoopPolicy:
     batch_mentions_max: int = 1_000
     poll_ms: int = 200
     idle_tick_s: float = 5.0
+    retention_ms: int = 90 * 86_400_000
+    purge_every_s: float = 3_600.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -153,10 +157,13 @@ class WatchLoop:
         clock: Clock,
         policy: WatchLoopPolicy,
         seen: Callable[[str], None] = lambda _beat: None,
+        metrics: Metrics | None = None,
     ) -> None:
         self._source, self._store, self._cores = source, store, cores
         self._receivers, self._topic = receivers, topic_mentions
         self._clock, self._policy, self._seen = clock, policy, seen
+        self._metrics = metrics or Metrics()
+        self._purge_at_s = 0.0
         self._owned: dict[Partition, _Owned] = {}
         self.counts = WatchCounts()
 
@@ -173,7 +180,19 @@ class WatchLoop:
         failures += [failure for partition in self._idle() if (failure := self._attempt(partition, []))]
         if failures:
             raise failures[0]
+        self._purge()
         return len(messages)
+
+    def _purge(self) -> None:
+        """Once an hour: forget what is older than the retention, counted in event time, so that a replay keeps its own."""
+        now_s = self._clock.monotonic_s()
+        reached = [at_ms for at_ms in self.watermarks().values() if at_ms is not None]
+        if now_s < self._purge_at_s or not reached:
+            return
+        self._purge_at_s = now_s + self._policy.purge_every_s
+        gone = self._store.purge(min(reached) - self._policy.retention_ms)
+        if gone:
+            log.info("watch.purged", rows=gone)
 
     def run(self, stop: threading.Event) -> None:
         """Turn until told to stop. What was not committed is read again by whoever comes next."""
@@ -183,6 +202,7 @@ class WatchLoop:
                 self.turn()
                 waited_s = 0.5
             except Retryable as err:
+                self._metrics.count("retries_total")
                 log.warning("watch.retry", error=str(err), wait_s=waited_s)
                 stop.wait(err.retry_after_s or waited_s)
                 waited_s = min(30.0, waited_s * 2)
@@ -220,12 +240,22 @@ class WatchLoop:
         self._apply(
             partition,
             owned,
-            _Change(following=following, outcome=outcome, mentions=[m for m, _ in fresh], letters=letters),
+            _Change(
+                following=following,
+                outcome=outcome,
+                mentions=[m for m, _ in fresh],
+                late={key for key, fate in fates.items() if fate is not Fate.FOLDED},
+                letters=letters,
+            ),
         )
         owned.stored = following
         self.counts.mentions += len(fresh)
         self.counts.dead_letters += len(letters)
         self.counts.transitions += len(outcome.transitions)
+        for fate in fates.values():
+            self._metrics.count("watch_mentions_total", label=str(fate))
+        for transition in outcome.transitions:
+            self._metrics.count("watch_transitions_total", label=transition.change)
         self._source.commit({partition: following})
         if batch:
             log.debug("watch.batch", partition=partition[1], mentions=len(fresh), transitions=len(outcome.transitions))
@@ -240,7 +270,7 @@ class WatchLoop:
             )
 
     def _apply(self, partition: Partition, owned: _Owned, change: _Change) -> None:
-        now_ms = self._clock.now_ms()
+        now_ms, started_s = self._clock.now_ms(), self._clock.monotonic_s()
         with self._store.transaction() as transaction:
             transaction.advance_offset(
                 *partition,
@@ -256,6 +286,9 @@ class WatchLoop:
             transaction.save_entity_states(change.outcome.entity_states, partition=partition[1], at_ms=now_ms)
             transaction.record_transitions(change.outcome.transitions, self._receivers, now_ms=now_ms)
         self._seen("database")
+        self._metrics.observe("watch_transaction_seconds", self._clock.monotonic_s() - started_s)
+        if owned.core.watermark_ms is not None:
+            self._metrics.gauge("watch_watermark_seconds", owned.core.watermark_ms / 1000, label=str(partition[1]))
 
     def _gather(self, owned: _Owned, batch: list[Message]) -> tuple[list[tuple[ScoredMention, str]], list[DeadLetter]]:
         """Decode, leave out what is stored or twice in the batch, quarantine what is no mention."""
@@ -272,6 +305,7 @@ class WatchLoop:
             decoded.setdefault(mention.id, (mention, _origin(message)))
         known = self._store.known_mentions(decoded.keys()) if decoded else set()
         self.counts.duplicates += len(known)
+        self._metrics.count("watch_duplicates_total", len(known))
         return [pair for key, pair in decoded.items() if key not in known], letters
 
     def _restore(self, partition: Partition) -> _Owned:
@@ -303,6 +337,7 @@ class WatchLoop:
             for message in fresh:
                 transaction.keep_dead_letter(decode_letter(message, self._clock.now_ms()))
         self.counts.dead_letters += len(fresh)
+        self._metrics.count("watch_dead_letters_total", len(fresh))
         self._source.commit({partition: following})
 
     def _idle(self) -> list[Partition]:

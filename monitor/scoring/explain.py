@@ -57,7 +57,8 @@ def explain(document: Document, entity: LinkedEntity, judge: Judge, *, top_share
 
 
 def _words(text: str) -> list[tuple[int, int]]:
-    spans, start = [], None
+    spans: list[tuple[int, int]] = []
+    start: int | None = None
     for at, char in enumerate(f"{text} "):
         if char.isspace():
             if start is not None:

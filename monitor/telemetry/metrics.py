@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 _LABEL_VALUES_MAX = 64
+M = TypeVar("M", Counter, Gauge, Histogram)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,20 +69,21 @@ class Metrics:
         self._values: dict[str, set[str]] = {}
 
     def count(self, name: str, amount: float = 1.0, label: str | None = None) -> None:
-        self._child(name, label).inc(amount)
+        self._child(name, label, Counter).inc(amount)
 
     def gauge(self, name: str, value: float, label: str | None = None) -> None:
-        self._child(name, label).set(value)
+        self._child(name, label, Gauge).set(value)
 
     def observe(self, name: str, value: float) -> None:
-        self._child(name, None).observe(value)
+        self._child(name, None, Histogram).observe(value)
 
     def exposition(self) -> bytes:
         """The text that Prometheus reads."""
         return generate_latest(self._registry)
 
-    def _child(self, name: str, label: str | None) -> Counter | Gauge | Histogram:
+    def _child(self, name: str, label: str | None, kind: type[M]) -> M:
         metric, made = self._metrics[name]
+        assert isinstance(made, kind), f"{name} is a {metric.kind}"
         assert (metric.label is None) == (label is None), f"{name}: label {metric.label!r} and value {label!r}"
         if label is None:
             return made
@@ -89,7 +91,7 @@ class Metrics:
         if label not in seen and len(seen) >= _LABEL_VALUES_MAX:
             label = "other"  # input can't blow up the number of series
         seen.add(label)
-        return made.labels(label)
+        return made.labels(label)  # type: ignore[no-any-return]
 
 
 def _make(metric: Metric, registry: CollectorRegistry) -> Counter | Gauge | Histogram:

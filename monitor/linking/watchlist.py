@@ -1,0 +1,115 @@
+"""The watchlist: whom we watch and how they are called. CSV with `symbol,name,aliases,exchange,sector`, aliases by `|`."""
+
+from __future__ import annotations
+
+import csv
+import io
+from hashlib import sha256
+from pathlib import Path
+
+from monitor.errors import Fatal
+from monitor.linking.folding import fold
+from monitor.records import Record
+
+COLUMNS = ("symbol", "name", "aliases", "exchange", "sector")
+_COMPANIES_MAX, _ALIASES_MAX, _CHARS_MAX = 100_000, 50, 120
+
+
+class Company(Record, frozen=True, kw_only=True):
+    """One row; `extra` holds the columns that we don't know."""
+
+    symbol: str
+    name: str
+    aliases: tuple[str, ...] = ()
+    exchange: str = ""
+    sector: str = ""
+    extra: dict[str, str] = {}
+
+
+class Watchlist(Record, frozen=True, kw_only=True):
+    """`fingerprint`: sha256 of the file, so that it can be shown later who was watched, and as what."""
+
+    companies: tuple[Company, ...]
+    fingerprint: str
+
+    def names(self) -> dict[str, str]:
+        """Symbol → name."""
+        return {company.symbol: company.name for company in self.companies}
+
+
+def load_watchlist(path: Path) -> Watchlist:
+    """Raises Fatal with every fault: file, line, column, what to do."""
+    try:
+        blob = path.read_bytes()
+        text = blob.decode("utf-8-sig")
+    except FileNotFoundError as err:
+        raise Fatal(f"{path}: no such file; name one in [watchlist] path") from err
+    except OSError as err:
+        raise Fatal(f"{path}: can't be read: {err.strerror}") from err
+    except UnicodeDecodeError as err:
+        raise Fatal(f"{path}: byte {err.start} is not UTF-8; save the file as UTF-8") from err
+    reader = csv.DictReader(io.StringIO(text))
+    missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
+    if missing:
+        raise Fatal(f"{path}: line 1: column {', '.join(missing)} is missing; the header is {','.join(COLUMNS)}")
+    companies, faults = [], []
+    owners: dict[str, tuple[str, int]] = {}
+    lines: dict[str, int] = {}
+    for row in reader:
+        line = reader.line_num
+        company = _company(row)
+        faults += [f"{path}: line {line}: {fault}" for fault in _row_faults(row, company)]
+        if company.symbol in lines:
+            faults.append(
+                f"{path}: line {line}: symbol {company.symbol} stands already in line {lines[company.symbol]}"
+            )
+            continue
+        lines[company.symbol] = line
+        for term in dict.fromkeys(fold(term) for term in (company.name, *company.aliases)):
+            owner = owners.setdefault(term, (company.symbol, line))
+            if owner[0] != company.symbol:
+                faults.append(
+                    f"{path}: line {line}: {term!r} of {company.symbol} is also {owner[0]}'s in line {owner[1]}; "
+                    "leave it to one of them"
+                )
+        companies.append(company)
+        if len(companies) > _COMPANIES_MAX:
+            faults.append(f"{path}: more than {_COMPANIES_MAX} companies")
+            break
+    if not companies and not faults:
+        faults.append(f"{path}: no companies")
+    if faults:
+        raise Fatal(f"{path}: {len(faults)} fault(s)", faults=tuple(faults))
+    return Watchlist(companies=tuple(companies), fingerprint=sha256(blob).hexdigest())
+
+
+def _company(row: dict[str | None, str | None]) -> Company:
+    def cell(name: str) -> str:
+        return (row.get(name) or "").strip()
+
+    aliases = tuple(alias.strip() for alias in cell("aliases").split("|") if alias.strip())
+    extra = {name: value or "" for name, value in row.items() if name is not None and name not in COLUMNS}
+    return Company(
+        symbol=cell("symbol"),
+        name=cell("name"),
+        aliases=aliases,
+        exchange=cell("exchange"),
+        sector=cell("sector"),
+        extra=extra,
+    )
+
+
+def _row_faults(row: dict[str | None, str | None], company: Company) -> list[str]:
+    faults = []
+    if None in row:
+        faults.append("more cells than columns; put quotes around a cell that holds a comma")
+    if not company.symbol or not all(c.isascii() and (c.isalnum() or c in ".-_^") for c in company.symbol):
+        faults.append(f"symbol {company.symbol!r} must be letters, digits, '.', '-', '_' or '^'")
+    if not company.name:
+        faults.append(f"symbol {company.symbol}: name is empty")
+    if len(company.aliases) > _ALIASES_MAX:
+        faults.append(f"symbol {company.symbol}: more than {_ALIASES_MAX} aliases")
+    for term in (company.name, *company.aliases):
+        if len(term) > _CHARS_MAX or len(fold(term)) < 2:
+            faults.append(f"symbol {company.symbol}: {term!r} must have 2 to {_CHARS_MAX} characters")
+    return faults

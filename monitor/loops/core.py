@@ -1,0 +1,756 @@
+"""The partition core: what `watch` knows of one partition of mentions. Pure: no clock, no I/O, no logging.
+
+Mentions wait until the watermark has passed their base bucket of 60 seconds; then they are folded in the order of
+(published_at_ms, id), entities that were spoken of are evaluated at the bucket's end, and open alerts at their timers. So
+neither the order of arrival within the lateness, nor where batches are cut, nor a restart changes what is decided: state
+blobs hold the records that decay, and the windows are read back from the stored mentions (`reach_back_ms`).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TypeVar
+
+import msgspec
+
+from monitor.alerting import (
+    OPENED,
+    Budget,
+    BudgetState,
+    Expected,
+    Habit,
+    Market,
+    OpenAlert,
+    Reason,
+    Rules,
+    Said,
+    Signal,
+    Voices,
+    alert_id,
+    burst,
+    close_block,
+    divergence,
+    drift,
+    expected,
+    exposure,
+    reasons,
+    severity,
+    step,
+    tone_shift,
+)
+from monitor.clock import to_rfc3339
+from monitor.errors import Fatal
+from monitor.records import Alert, AlertTransition, Channel, ScoredMention
+from monitor.windows import (
+    UNIT,
+    Arrival,
+    BucketRow,
+    NoveltyMemory,
+    NoveltyPolicy,
+    SlidingSums,
+    Story,
+    Watermark,
+    WatermarkPolicy,
+    bucket_start_ms,
+)
+
+T = TypeVar("T")
+STATE_VERSION = 1
+HOUR_MS = 3_600_000
+HORIZON_MS = 24 * HOUR_MS
+MARKET_WINDOW_MS = 4 * HOUR_MS
+
+
+class Fate(StrEnum):
+    """What became of a mention. Only FOLDED counts in windows; the others are stored, counted, and change nothing."""
+
+    FOLDED = "folded"
+    LATE = "late"
+    FUTURE = "future"
+    DUPLICATE = "duplicate"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchPolicy:
+    """`budget_share`: the partition's part of the watchlist's budget, 1 / partitions."""
+
+    bucket_ms: int = 60_000
+    lateness_ms: int = 120_000
+    idle_after_ms: int = 30_000
+    future_max_ms: int = 300_000
+    budget_share: float = 1.0
+
+    @classmethod
+    def of(cls, rules: Rules, *, partitions: int) -> WatchPolicy:
+        """As the rule file and the number of partitions say."""
+        return cls(
+            lateness_ms=round(rules.time.lateness_s * 1000),
+            idle_after_ms=round(rules.time.idle_after_s * 1000),
+            future_max_ms=round(rules.time.future_max_s * 1000),
+            budget_share=1.0 / partitions,
+        )
+
+    @property
+    def reach_back_ms(self) -> int:
+        """How far before the watermark stored mentions must be read back: the longest window, and the novelty horizon before it."""
+        return 2 * HORIZON_MS + self.bucket_ms
+
+
+@dataclass(slots=True, kw_only=True)
+class Outcome:
+    """What a step decided, to be written in one transaction."""
+
+    buckets: tuple[BucketRow, ...] = ()
+    entity_states: Mapping[str, bytes] = field(default_factory=dict)
+    transitions: tuple[AlertTransition, ...] = ()
+    next_timer_ms: int | None = None
+
+
+class _EntityState(msgspec.Struct, array_like=True):
+    """The blob of one entity. `opened`: (moment, score) of the last alert in each direction."""
+
+    version: int
+    habits: dict[str, Habit]
+    alert: OpenAlert | None
+    opened: dict[str, tuple[int, float]]
+
+
+class _PartitionState(msgspec.Struct, array_like=True):
+    """The blob that the partition's entities share."""
+
+    version: int
+    newest_ms: dict[str, int]
+    markets: dict[str, Market]
+    budget: BudgetState | None
+    opened_ms: list[int]
+    counts: dict[str, int]
+
+
+class _Ear:
+    """What was said lately about one entity in one channel; dropped when the last 24 hours are silent."""
+
+    __slots__ = ("decisive_ms", "novelty", "sums")
+
+    def __init__(self, lengths_ms: tuple[int, ...], policy: NoveltyPolicy) -> None:
+        self.novelty = NoveltyMemory(policy)
+        self.sums = SlidingSums(lengths_ms)
+        self.decisive_ms: int | None = None
+
+
+class _Entity:
+    __slots__ = ("alert", "ears", "habits", "opened")
+
+    def __init__(self, state: _EntityState | None = None) -> None:
+        self.habits: dict[str, Habit] = state.habits if state else {}
+        self.alert: OpenAlert | None = state.alert if state else None
+        self.opened: dict[str, tuple[int, float]] = state.opened if state else {}
+        self.ears: dict[str, _Ear] = {}
+
+
+class PartitionCore:
+    """Take mentions, advance, write what comes out. See the module's docstring."""
+
+    def __init__(self, *, policy: WatchPolicy, rules: Rules, names: Mapping[str, str] = {}) -> None:
+        self._policy, self._rules, self._names = policy, rules, names
+        self._lengths_ms = tuple(1000 * window_s for window_s in rules.windows_s)
+        self._novelty = NoveltyPolicy(horizon_ms=HORIZON_MS)
+        self._decisive = frozenset(event.casefold() for event in rules.voices.decisive_events)
+        self._words = tuple(word.casefold() for word in rules.voices.decisive_words)
+        self._watermark = Watermark(policy=_watermark_policy(policy))
+        self._entities: dict[str, _Entity] = {}
+        self._markets: dict[str, Market] = {}
+        self._loud: dict[str, deque[tuple[int, int, int]]] = {}
+        self._loud_sums: dict[str, list[int]] = {}
+        self._budget: Budget | None = None
+        self._opened_ms: list[int] = []
+        self._pending: dict[str, ScoredMention] = {}
+        self._folded_to_ms: int | None = None
+        self._timers: list[tuple[int, str]] = []
+        self._dirty: set[str] = set()
+        self._exposures: dict[tuple[str, int], float] = {}
+        self.counts: Counter[str] = Counter()
+
+    @classmethod
+    def restore(
+        cls,
+        *,
+        policy: WatchPolicy,
+        rules: Rules,
+        names: Mapping[str, str],
+        state: bytes,
+        watermark_ms: int | None,
+        entity_states: Mapping[str, bytes],
+        recent: Iterable[ScoredMention],
+    ) -> PartitionCore:
+        """The core that wrote these, as if it had never stopped. `recent`: see `WatchPolicy.reach_back_ms`; without late ones.
+
+        Raises Fatal when a blob comes from another version.
+        """
+        core = cls(policy=policy, rules=rules, names=names)
+        if state:
+            core._read_partition(_decode(state, _PartitionState, "the partition"), watermark_ms)
+        for name, blob in entity_states.items():
+            core._entities[name] = entity = _Entity(_decode(blob, _EntityState, f"entity {name}"))
+            if entity.alert is not None and core._folded_to_ms is not None:
+                heapq.heappush(core._timers, (core._next_check_ms(entity.alert, core._folded_to_ms), name))
+        core._read_back(recent)
+        return core
+
+    @property
+    def watermark_ms(self) -> int | None:
+        return self._watermark.value_ms
+
+    def take(self, mention: ScoredMention, *, origin: str, now_ms: int | None) -> Fate:
+        """Accept one mention; it waits until the watermark has passed. `now_ms` None: a history, nobody is idle or early."""
+        if mention.id in self._pending:
+            self.counts[Fate.DUPLICATE] += 1
+            return Fate.DUPLICATE
+        arrival = self._watermark.observe(
+            origin, mention.published_at_ms, now_ms=now_ms, floor_ms=self._policy.bucket_ms
+        )
+        fate = {Arrival.ON_TIME: Fate.FOLDED, Arrival.LATE: Fate.LATE, Arrival.FUTURE: Fate.FUTURE}[arrival]
+        self.counts[fate] += 1
+        if fate is Fate.FOLDED:
+            self._pending[mention.id] = mention
+        return fate
+
+    def advance(self) -> Outcome:
+        """Fold what the watermark has passed, evaluate who was spoken of."""
+        watermark_ms = self._watermark.value_ms
+        if watermark_ms is None:
+            return Outcome()
+        return self._advance_to(bucket_start_ms(watermark_ms, self._policy.bucket_ms))
+
+    def tick(self, now_ms: int, *, drained: bool) -> Outcome:
+        """Nobody speaks: let event time flow on."""
+        self._watermark.tick(now_ms, drained=drained)
+        return self.advance()
+
+    def finish(self) -> Outcome:
+        """The end of a file: every bucket that was begun is closed."""
+        end_ms = self._watermark.finish()
+        if end_ms is None:
+            return Outcome()
+        return self._advance_to(bucket_start_ms(end_ms, self._policy.bucket_ms) + self._policy.bucket_ms)
+
+    def state(self) -> bytes:
+        """What the partition's entities share; write it with the watermark."""
+        return msgspec.msgpack.encode(
+            _PartitionState(
+                version=STATE_VERSION,
+                newest_ms=self._watermark.newest_ms,
+                markets=dict(sorted(self._markets.items())),
+                budget=self._budget.state if self._budget else None,
+                opened_ms=self._opened_ms,
+                counts=dict(sorted(self.counts.items())),
+            )
+        )
+
+    # Time.
+
+    def _advance_to(self, end_ms: int) -> Outcome:
+        buckets: list[BucketRow] = []
+        transitions: list[AlertTransition] = []
+        ready = sorted(
+            (m for m in self._pending.values() if m.published_at_ms < end_ms), key=lambda m: (m.published_at_ms, m.id)
+        )
+        at, length_ms = 0, self._policy.bucket_ms
+        while at < len(ready):
+            close_ms = bucket_start_ms(ready[at].published_at_ms, length_ms) + length_ms
+            self._run_timers(close_ms - 1, transitions)
+            batch = []
+            while at < len(ready) and ready[at].published_at_ms < close_ms:
+                batch.append(ready[at])
+                at += 1
+            buckets += self._fold_bucket(batch, close_ms - length_ms)
+            self._start_evaluating(close_ms)
+            for name in sorted({m.entity for m in batch}):
+                self._evaluate(name, close_ms, transitions)
+        for mention in ready:
+            del self._pending[mention.id]
+        self._run_timers(end_ms, transitions)
+        if self._folded_to_ms is None or end_ms > self._folded_to_ms:
+            self._folded_to_ms = end_ms
+            self._forget(end_ms)
+        states = {name: self._entity_blob(name) for name in sorted(self._dirty)}
+        self._dirty.clear()
+        return Outcome(
+            buckets=tuple(buckets),
+            entity_states=states,
+            transitions=tuple(transitions),
+            next_timer_ms=self._timers[0][0] if self._timers else None,
+        )
+
+    def _run_timers(self, until_ms: int, transitions: list[AlertTransition]) -> None:
+        """Look at open alerts although nobody speaks of them, in the order of time."""
+        while self._timers and self._timers[0][0] <= until_ms:
+            due_ms, name = heapq.heappop(self._timers)
+            entity = self._entities[name]
+            if entity.alert is None or self._next_check_ms(entity.alert, due_ms - 1) != due_ms:
+                continue
+            self._start_evaluating(due_ms)
+            self._evaluate(name, due_ms, transitions)
+            if entity.alert is not None:
+                heapq.heappush(self._timers, (self._next_check_ms(entity.alert, due_ms), name))
+
+    def _next_check_ms(self, alert: OpenAlert, after_ms: int) -> int:
+        """Checks lie at opened_ms + k × check_s, so that a restart finds the same ones."""
+        every_ms = round(self._rules.life.check_s * 1000)
+        return alert.opened_ms + ((after_ms - alert.opened_ms) // every_ms + 1) * every_ms
+
+    def _forget(self, at_ms: int) -> None:
+        """Once an hour of event time: entities that are silent for a day keep only their record."""
+        if at_ms // HOUR_MS == (at_ms - self._policy.bucket_ms) // HOUR_MS and len(self._entities) < 10_000:
+            return
+        for entity in self._entities.values():
+            if not entity.ears:
+                continue
+            for channel, ear in list(entity.ears.items()):
+                ear.novelty.forget_before(at_ms - HORIZON_MS)
+                ear.sums.expire(at_ms)
+                if not len(ear.novelty) and not ear.sums.stories:
+                    del entity.ears[channel]
+
+    # Folding.
+
+    def _fold_bucket(self, batch: Sequence[ScoredMention], start_ms: int) -> list[BucketRow]:
+        sums: dict[tuple[str, Channel], list[float]] = {}
+        hour = start_ms // HOUR_MS
+        if self._budget is None:
+            self._budget = self._make_budget(BudgetState(since_ms=start_ms))
+        for mention in batch:
+            entity = self._entities.get(mention.entity)
+            if entity is None:
+                entity = self._entities[mention.entity] = _Entity()
+            market = self._markets.get(mention.channel)
+            if market is None:
+                market = self._markets[mention.channel] = Market(hour=hour, first_hour=hour)
+            if hour > market.hour:
+                market.move_to(hour, self._rules.baseline)
+                self._exposures.clear()
+            total_u, negative_u, positive_u, polarity_u = self._hear(entity, mention)
+            weights = (total_u / UNIT, negative_u / UNIT, positive_u / UNIT, polarity_u / UNIT)
+            self._remember(entity, market, mention, weights)
+            row = sums.setdefault((mention.entity, mention.channel), [0.0] * 6)
+            values = (1, *weights, weights[3] * mention.polarity)
+            for index, value in enumerate(values):
+                row[index] += value
+            self._dirty.add(mention.entity)
+        return [
+            BucketRow(
+                entity=name,
+                channel=channel,
+                start_ms=start_ms,
+                raw_n=int(row[0]),
+                effective_n=round(row[1], 6),
+                negative=round(row[2], 6),
+                neutral=round(row[1] - row[2] - row[3], 6),
+                positive=round(row[3], 6),
+                polarity_sum=round(row[4], 6),
+                polarity_sq_sum=round(row[5], 6),
+            )
+            for (name, channel), row in sorted(sums.items())
+        ]
+
+    def _hear(self, entity: _Entity, mention: ScoredMention) -> tuple[int, int, int, int]:
+        """Novelty and windows: nothing here but what can be read back from stored mentions. Returns its weights in millionths."""
+        ear = entity.ears.get(mention.channel)
+        if ear is None:
+            ear = entity.ears[mention.channel] = _Ear(self._lengths_ms, self._novelty)
+        at_ms = mention.published_at_ms
+        hearing = ear.novelty.hear(at_ms, mention.text, mention.author, None)
+        heard = hearing.heard
+        if heard.root is not heard:
+            story = heard.root.token
+            if isinstance(story, Story):
+                story.copies += 1
+            return 0, 0, 0, 0
+        own = self._rules.voices
+        weight = own.stale_weight + (1.0 - own.stale_weight) * min(1.0, hearing.fresh / 0.4)
+        weight /= (1.0 + own.author_discount * hearing.spoken) * (1.0 + own.crowd_discount * hearing.crowd)
+        if self._is_decisive(mention):
+            if ear.decisive_ms is None or at_ms - ear.decisive_ms > HORIZON_MS:
+                weight *= own.decisive_weight
+            ear.decisive_ms = at_ms
+        total_u = round(weight * UNIT)
+        if mention.abstained:
+            negative_u = positive_u = polarity_u = 0
+        else:
+            negative_u = round(weight * mention.probabilities[0] * UNIT)
+            positive_u = round(weight * mention.probabilities[2] * UNIT)
+            polarity_u = round(weight * mention.polarity * UNIT)
+        heard.token = story = Story(
+            at_ms=at_ms,
+            total_u=total_u,
+            negative_u=negative_u,
+            positive_u=positive_u,
+            polarity_u=polarity_u,
+            mention=mention,
+        )
+        ear.sums.add(story)
+        self._loud.setdefault(mention.channel, deque()).append((at_ms, total_u, polarity_u))
+        loud = self._loud_sums.setdefault(mention.channel, [0, 0])
+        loud[0] += total_u
+        loud[1] += polarity_u
+        return total_u, negative_u, positive_u, polarity_u
+
+    def _remember(
+        self,
+        entity: _Entity,
+        market: Market,
+        mention: ScoredMention,
+        weights: tuple[float, float, float, float],
+    ) -> None:
+        """The records that decay: these live in the state blobs."""
+        own = self._rules
+        habit = entity.habits.get(mention.channel)
+        if habit is None:
+            market.entities += 1
+            habit = entity.habits[mention.channel] = Habit(
+                at_hour=mention.published_at_ms // HOUR_MS, block=mention.published_at_ms // (4 * HOUR_MS)
+            )
+        close_block(habit, market, mention.published_at_ms, own.baseline, own.detectors.drift_slack)
+        total, negative, positive, polarity = weights
+        habit.open_n += total
+        habit.open_negative += negative
+        habit.open_positive += positive
+        habit.open_p += polarity
+        market.add(total, polarity, polarity * mention.polarity, negative, positive)
+
+    def _is_decisive(self, mention: ScoredMention) -> bool:
+        """An event that may stand alone, told in a clear tone: tagged by the model, or named in the title."""
+        if abs(mention.polarity) < 0.3:
+            return False
+        if self._decisive and any(event.casefold() in self._decisive for event in mention.events):
+            return True
+        title = mention.text.split("\n", 1)[0].casefold()
+        return any(word in title for word in self._words)
+
+    # Evaluating.
+
+    def _start_evaluating(self, at_ms: int) -> None:
+        """Bring what all entities share to this moment."""
+        self._exposures.clear()
+        for channel, loud in self._loud.items():
+            sums = self._loud_sums[channel]
+            while loud and loud[0][0] < at_ms - MARKET_WINDOW_MS:
+                _, total_u, polarity_u = loud.popleft()
+                sums[0] -= total_u
+                sums[1] -= polarity_u
+
+    def _evaluate(self, name: str, at_ms: int, transitions: list[AlertTransition]) -> None:
+        entity = self._entities[name]
+        budget = self._budget
+        if budget is None:
+            return
+        signals = self._signals(entity, at_ms)
+        entities = max(1, max((market.entities for market in self._markets.values()), default=1))
+        firing: list[tuple[float, Signal, str]] = []
+        for channel, signal in signals:
+            budget.observe(signal.kind, name, signal.score, at_ms)
+            allowed = budget.allowed(signal.kind)
+            if allowed <= 0 or signal.score <= 1.0:
+                continue
+            rate = budget.rate(signal.kind, name, signal.score, at_ms, entities)
+            if rate <= allowed:
+                firing.append((rate / allowed, signal, channel))
+        firing.sort(key=lambda each: (each[0], each[1].kind))
+        if entity.alert is not None:
+            self._step(name, entity, signals, firing, at_ms, transitions)
+        if entity.alert is None and firing:
+            self._open(name, entity, firing[0][1], firing[0][2], at_ms, entities, transitions)
+
+    def _signals(self, entity: _Entity, at_ms: int) -> list[tuple[str, Signal]]:
+        """The best reading of each detector, with its channel."""
+        own = self._rules.detectors
+        best: dict[str, tuple[str, Signal]] = {}
+        day: dict[str, tuple[Voices, Expected]] = {}
+
+        def keep(channel: str, signal: Signal | None) -> None:
+            if signal is not None and (signal.kind not in best or signal.score > best[signal.kind][1].score):
+                best[signal.kind] = (channel, signal)
+
+        for channel in sorted(entity.ears):
+            ear, habit, market = entity.ears[channel], entity.habits[channel], self._markets[channel]
+            ear.sums.expire(at_ms)
+            for index, window_s in enumerate(self._rules.windows_s):
+                sums = ear.sums.window(index)
+                if sums.total < own.voices_min:
+                    continue
+                voices = Voices(
+                    total=sums.total, negative=sums.negative, positive=sums.positive, polarity=sums.polarity
+                )
+                factor, market_tone = self._market_move(channel, market, ear, at_ms)
+                usual = expected(
+                    habit,
+                    market,
+                    at_ms=at_ms,
+                    exposure=self._exposure(channel, market, at_ms, window_s),
+                    factor=factor,
+                    rules=self._rules.baseline,
+                )
+                if window_s in own.burst_windows_s:
+                    keep(channel, burst(voices, usual, window_s, own))
+                if window_s == own.tone_window_s:
+                    keep(channel, tone_shift(voices, usual, window_s, market_tone, own))
+                    keep(channel, drift(voices, usual, window_s, own, up=habit.cusum_up, down=habit.cusum_down))
+                if window_s == own.divergence_window_s:
+                    day[channel] = (voices, usual)
+        if "news" in day and "social" in day:
+            keep("news", divergence(*day["news"], *day["social"], window_s=own.divergence_window_s, rules=own))
+        return list(best.values())
+
+    def _market_move(self, channel: str, market: Market, ear: _Ear, at_ms: int) -> tuple[float, float]:
+        """How much louder than usual all the others are, and how their tone has moved, in the last four hours."""
+        total_u, polarity_u = self._loud_sums[channel]
+        start_ms = at_ms - MARKET_WINDOW_MS
+        own_n = own_p = 0
+        for story in reversed(ear.sums.stories):
+            if story.at_ms < start_ms:
+                break
+            own_n += story.total_u
+            own_p += story.polarity_u
+        others, polarity = (total_u - own_n) / UNIT, (polarity_u - own_p) / UNIT
+        usual = market.level * self._exposure(channel, market, at_ms, MARKET_WINDOW_MS // 1000)
+        usual *= 1.0 - 1.0 / max(market.entities, 2)
+        factor = min(max((others + 20.0) / (usual + 20.0), 1.0), 3.0)
+        return factor, (polarity - others * market.mean_tone()) / (others + 20.0)
+
+    def _exposure(self, channel: str, market: Market, at_ms: int, window_s: int) -> float:
+        key = (channel, window_s)
+        known = self._exposures.get(key)
+        if known is None:
+            known = self._exposures[key] = exposure(market, at_ms - 1000 * window_s, 1000 * window_s)
+        return known
+
+    # Life.
+
+    def _step(
+        self,
+        name: str,
+        entity: _Entity,
+        signals: Sequence[tuple[str, Signal]],
+        firing: Sequence[tuple[float, Signal, str]],
+        at_ms: int,
+        transitions: list[AlertTransition],
+    ) -> None:
+        """One look at an open alert."""
+        own = entity.alert
+        assert own is not None, "only an open alert takes a step"
+        self._dirty.add(name)
+        alert = own.alert
+        same = [s for _, s in signals if s.kind == alert.kind and s.direction == alert.direction]
+        against = any(signal.direction != alert.direction for _, signal, _ in firing)
+        reason = step(
+            own, score=same[0].score if same else 0.0, reversed_by=against, at_ms=at_ms, rules=self._rules.life
+        )
+        if reason is None:
+            return
+        if reason is Reason.STRONGER:
+            channel = next(c for c, s in signals if s.kind == alert.kind)
+            fresh = self._alert(name, entity, same[0], channel, own.needed, alert.p_value, at_ms)
+            own.alert = msgspec.structs.replace(fresh, id=alert.id, opened_at=alert.opened_at)
+            transitions.append(AlertTransition(alert=own.alert, change="updated", reason=reason, at_ms=at_ms))
+            return
+        resolved = msgspec.structs.replace(alert, resolved_at=to_rfc3339(at_ms))
+        transitions.append(AlertTransition(alert=resolved, change="resolved", reason=reason, at_ms=at_ms))
+        entity.alert = None
+
+    def _open(
+        self,
+        name: str,
+        entity: _Entity,
+        signal: Signal,
+        channel: str,
+        at_ms: int,
+        entities: int,
+        transitions: list[AlertTransition],
+    ) -> None:
+        """Open an alert unless the same was just told or the hour is full."""
+        life = self._rules.life
+        last = entity.opened.get(signal.direction)
+        if last is not None and at_ms - last[0] < life.cooldown_s * 1000 and signal.score < 1.5 * last[1]:
+            self.counts[Reason.COOLING_DOWN] += 1
+            return
+        self._opened_ms = [each for each in self._opened_ms if at_ms - each < HOUR_MS]
+        if len(self._opened_ms) >= self._rules.budget.alerts_per_hour_max:
+            self.counts[Reason.HOUR_FULL] += 1
+            return
+        budget = self._budget
+        assert budget is not None, "only a core that has folded something opens alerts"
+        needed = budget.needed(signal.kind, at_ms, entities)
+        rate = budget.rate(signal.kind, name, signal.score, at_ms, entities)
+        alert = self._alert(name, entity, signal, channel, needed, rate / entities, at_ms)
+        entity.alert = OpenAlert(
+            alert=alert, channel=channel, needed=needed, peak=signal.score, opened_ms=at_ms, updated_ms=at_ms
+        )
+        entity.opened[signal.direction] = (at_ms, signal.score)
+        self._opened_ms.append(at_ms)
+        self._dirty.add(name)
+        heapq.heappush(self._timers, (self._next_check_ms(entity.alert, at_ms), name))
+        transitions.append(AlertTransition(alert=alert, change="opened", reason=OPENED[signal.kind], at_ms=at_ms))
+
+    def _alert(
+        self, name: str, entity: _Entity, signal: Signal, channel: str, needed: float, p_value: float, at_ms: int
+    ) -> Alert:
+        """Everything that is said to the analyst, from the facts at hand."""
+        own = self._rules
+        ear, usual, voices = entity.ears[channel], signal.expected, signal.voices
+        inside = ear.sums.inside(own.windows_s.index(signal.window_s))
+        said = [
+            Said(story.mention, story.total_u / UNIT, story.copies)
+            for story in inside
+            if isinstance(story.mention, ScoredMention)
+        ]
+        why = reasons(
+            said,
+            direction=signal.direction,
+            score=lambda kept: self._score_of(kept, signal),
+            threshold=min(needed, signal.score),
+            stories_max=own.life.stories_max,
+            top_authors=own.life.top_authors,
+        )
+        raw_n = sum(each.copies for each in said)
+        polarity = voices.polarity / voices.total
+        cold = usual.exposure_h < 24 * own.baseline.cold_days
+        alert = Alert(
+            id=alert_id(entity=name, kind=signal.kind, direction=signal.direction, opened_at_ms=at_ms, rule=own.name),
+            entity=name,
+            kind=signal.kind,
+            direction=signal.direction,
+            opened_at=to_rfc3339(at_ms),
+            resolved_at=None,
+            severity=severity(score=signal.score, needed=needed, breadth=voices.total),
+            p_value=float(f"{min(1.0, p_value):.4g}"),
+            polarity=round(polarity, 4),
+            effective_n=round(voices.total, 3),
+            raw_n=raw_n,
+            baseline={
+                "channel": channel,
+                "window_s": signal.window_s,
+                "voices": round(usual.voices, 4),
+                "dispersion": round(1.0 / usual.size, 4),
+                "polarity": round(usual.tone, 4),
+                "market_factor": round(usual.market, 4),
+                "record_hours": round(usual.exposure_h, 1),
+                "cold_start": cold,
+            },
+            evidence=why.evidence,
+            counter_evidence=why.counter_evidence,
+            flip_margin=why.flip_margin,
+            model=said[-1].mention.model if said else "",
+            rule=own.name,
+            name=self._names.get(name),
+            details={
+                "score": round(signal.score, 3),
+                "score_needed": round(needed, 3),
+                "stories": len(said),
+                "stories_needed": why.needed,
+                "authors": why.authors,
+                "top_author_share": why.top_author_share,
+                "fires_without_top_authors": why.fires_without_top_authors,
+                "budget_per_day": own.budget.false_alerts_per_day,
+            },
+        )
+        return msgspec.structs.replace(alert, brief=_brief(alert))
+
+    def _score_of(self, said: Sequence[Said], signal: Signal) -> float:
+        """The detector over fewer stories, all else equal; kinds that don't rest on one window keep their score while anything is left."""
+        voices = Voices(
+            total=sum(each.weight for each in said),
+            negative=sum(each.weight * each.mention.probabilities[0] for each in said),
+            positive=sum(each.weight * each.mention.probabilities[2] for each in said),
+            polarity=sum(each.weight * each.mention.polarity for each in said),
+        )
+        own = self._rules.detectors
+        if signal.kind == "burst":
+            again = burst(voices, signal.expected, signal.window_s, own)
+        elif signal.kind == "tone":
+            again = tone_shift(voices, signal.expected, signal.window_s, 0.0, own)
+        else:
+            return signal.score if voices.total >= own.voices_min else 0.0
+        return again.score if again is not None and again.direction == signal.direction else 0.0
+
+    # State.
+
+    def _make_budget(self, state: BudgetState) -> Budget:
+        gap_ms = round(self._rules.life.cooldown_s * 1000)
+        return Budget(rules=self._rules.budget, gap_ms=gap_ms, share=self._policy.budget_share, state=state)
+
+    def _entity_blob(self, name: str) -> bytes:
+        entity = self._entities[name]
+        return msgspec.msgpack.encode(
+            _EntityState(
+                version=STATE_VERSION,
+                habits=dict(sorted(entity.habits.items())),
+                alert=entity.alert,
+                opened=dict(sorted(entity.opened.items())),
+            )
+        )
+
+    def _read_partition(self, state: _PartitionState, watermark_ms: int | None) -> None:
+        self._watermark = Watermark(
+            policy=_watermark_policy(self._policy), newest_ms=state.newest_ms, restored_ms=watermark_ms
+        )
+        if watermark_ms is not None:
+            self._folded_to_ms = bucket_start_ms(watermark_ms, self._policy.bucket_ms)
+        self._markets = state.markets
+        self._budget = self._make_budget(state.budget) if state.budget is not None else None
+        self._opened_ms = state.opened_ms
+        self.counts = Counter(state.counts)
+
+    def _read_back(self, recent: Iterable[ScoredMention]) -> None:
+        """Windows and novelty from stored mentions; what the watermark has not passed waits again."""
+        folded_to_ms = self._folded_to_ms
+        for mention in sorted(recent, key=lambda m: (m.published_at_ms, m.id)):
+            if folded_to_ms is None or mention.published_at_ms >= folded_to_ms:
+                self._pending[mention.id] = mention
+            else:
+                self._hear(self._entities.setdefault(mention.entity, _Entity()), mention)
+        if folded_to_ms is not None:
+            self._start_evaluating(folded_to_ms)
+            for entity in self._entities.values():
+                for ear in entity.ears.values():
+                    ear.novelty.forget_before(folded_to_ms - HORIZON_MS)
+                    ear.sums.expire(folded_to_ms)
+
+
+def _watermark_policy(policy: WatchPolicy) -> WatermarkPolicy:
+    return WatermarkPolicy(
+        lateness_ms=policy.lateness_ms, idle_after_ms=policy.idle_after_ms, future_max_ms=policy.future_max_ms
+    )
+
+
+def _decode(blob: bytes, kind: type[T], what: str) -> T:
+    try:
+        state = msgspec.msgpack.decode(blob, type=kind)
+    except msgspec.MsgspecError as err:
+        raise Fatal(f"stored state of {what} can't be read: {err}; was it written by a newer version?") from err
+    if getattr(state, "version", None) != STATE_VERSION:
+        raise Fatal(f"stored state of {what} has another version than {STATE_VERSION}; run the version that wrote it")
+    return state
+
+
+def _brief(alert: Alert) -> str:
+    """Plain sentences from the alert's own facts."""
+    base = alert.baseline
+    who = alert.name or alert.entity
+    hours = base["window_s"] / 3600
+    span = f"{hours:g} h" if hours >= 1 else f"{base['window_s'] // 60} min"
+    parts = [
+        f"{who}: {alert.effective_n:.1f} independent {alert.direction} voices leaning ({alert.raw_n} items) in {span};"
+        f" {base['voices']:.1f} are usual.",
+        f"Tone {alert.polarity:+.2f}, usually {base['polarity']:+.2f}.",
+    ]
+    if base["cold_start"]:
+        parts.append("Little is known of what is usual yet, so the threshold is wider.")
+    if alert.details["fires_without_top_authors"] is False:
+        parts.append("It rests on few authors: without the loudest it would not have fired.")
+    parts.append(f"Without its {alert.details['stories_needed']} strongest stories it would not have fired.")
+    if alert.evidence:
+        parts.append(f"Strongest: “{alert.evidence[0].quote}” ({alert.evidence[0].source}).")
+    return " ".join(parts)

@@ -215,7 +215,7 @@ def _run_watch(settings: Settings, stop: threading.Event, clock: Clock) -> None:
         loop = WatchLoop(
             source=source,
             store=store,
-            cores=CoreMaker(rules=rules, names=names),
+            cores=CoreMaker(rules=rules, names=names, partitions=kafka.partitions),
             receivers=receivers_of(settings),
             topic_mentions=kafka.topic_mentions,
             clock=clock,
@@ -319,10 +319,12 @@ class KafkaResults:
 class CoreMaker:
     """Makes the cores of the partitions that become ours."""
 
-    def __init__(self, *, rules: Rules, names: Mapping[str, str]) -> None:
+    def __init__(self, *, rules: Rules, names: Mapping[str, str], partitions: int) -> None:
+        """`partitions` of topic mentions share the budget."""
         from monitor.loops.core import WatchPolicy
 
-        self._rules, self._names, self._policy = rules, names, WatchPolicy()
+        self._rules, self._names = rules, names
+        self._policy = WatchPolicy.of(rules, partitions=partitions)
         self.reach_back_ms = self._policy.reach_back_ms
 
     def empty(self) -> PartitionCore:

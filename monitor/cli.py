@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
@@ -18,7 +18,6 @@ from monitor import __version__
 from monitor.errors import Fatal, TapewatchError
 
 if TYPE_CHECKING:
-    from rich.console import Console
 
     from monitor.settings import Settings
     from monitor.store import Store

@@ -12,7 +12,7 @@ GOOD = {"soars", "beats", "record", "wins", "jumps", "upgrade"}
 BAD = {"plunges", "misses", "fraud", "loses", "falls", "bankruptcy"}
 WORDS = (
     sorted(GOOD | BAD)
-    + "the a of in on after and its says shares stock profit loss apple tesla nvidia bank company".split()
+    + ["the", "a", "of", "in", "on", "after", "and", "its", "says", "shares", "stock", "profit", "loss", "apple", "tesla", "nvidia", "bank", "company"]
 )
 
 

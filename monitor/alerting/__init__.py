@@ -1,39 +1,42 @@
-"""Alerting: what is usual, what is not, whether it may wake somebody, and why. Pure: told everything, asks nobody.
+"""From windows to alerts: what is usual, how rare this is, what a budget of false alarms allows, and why. Pure but for `load_rules`.
 
-Promises: the same history gives the same alerts; each step has a reason; the stated budget of false alerts is kept by
-ranking scores among the past, not by believing a model. Knows nothing of Kafka, databases or receivers.
+Promises: the same mentions give the same alerts, byte for byte; a budget that is held by ranking against the record; reasons
+that are facts. Knows nothing of Kafka, databases or receivers.
 """
 
-from monitor.alerting.baselines import BLOCK_MS, BLOCKS_A_DAY, EntityBaseline, Expectation, MarketBaseline, expect
-from monitor.alerting.detectors import Finding, Tribunal, detect_burst, detect_tone, limit_log10_p, voices_to_fire
-from monitor.alerting.evidence import brief, decisive, fires_without, ranked, told
-from monitor.alerting.lifecycle import Change, Life, Reason, close, severity_of, step
-from monitor.alerting.rules import Rules, load_rules
+from monitor.alerting.baselines import Expected, Habit, Market, close_block, expected, exposure
+from monitor.alerting.budget import Budget, BudgetState
+from monitor.alerting.detectors import Signal, Voices, burst, divergence, drift, tone_shift
+from monitor.alerting.evidence import Reasons, Said, quote, reasons
+from monitor.alerting.lifecycle import OPENED, OpenAlert, Reason, alert_id, severity, step
+from monitor.alerting.rules import Rules, load_rules, parse_rules
 
 __all__ = [
-    "BLOCKS_A_DAY",
-    "BLOCK_MS",
-    "Change",
-    "EntityBaseline",
-    "Expectation",
-    "Finding",
-    "Life",
-    "MarketBaseline",
+    "OPENED",
+    "Budget",
+    "BudgetState",
+    "Expected",
+    "Habit",
+    "Market",
+    "OpenAlert",
     "Reason",
+    "Reasons",
     "Rules",
-    "Tribunal",
-    "brief",
-    "close",
-    "decisive",
-    "detect_burst",
-    "detect_tone",
-    "expect",
-    "fires_without",
-    "limit_log10_p",
+    "Said",
+    "Signal",
+    "Voices",
+    "alert_id",
+    "burst",
+    "close_block",
+    "divergence",
+    "drift",
+    "expected",
+    "exposure",
     "load_rules",
-    "ranked",
-    "severity_of",
+    "parse_rules",
+    "quote",
+    "reasons",
+    "severity",
     "step",
-    "told",
-    "voices_to_fire",
+    "tone_shift",
 ]

@@ -1,8 +1,10 @@
-"""What is usual: for one entity, shrunk towards the market, and for the market itself. Pure; a few hundred bytes each.
+"""What is usual: how often and in which tone an entity is spoken of, by hour of the week, and what the market does.
 
-Time is cut into blocks of four hours, aligned to the epoch. Counts of voices per block are overdispersed, so mean and
-variance are both kept, as exponentially weighted moments (West 1979 for the update). Blocks in which nothing was said are
-caught up in closed form, so an idle entity costs nothing.
+Volume is negative binomial: a Poisson rate per entity and channel, times an hour-of-week profile of the whole partition,
+with an overdispersion from the entity's own past. The rate has a gamma prior worth `prior_hours` of the average entity, so
+that the predictive spread is wider while there is little record (Gelman et al., Bayesian Data Analysis 3rd ed., § 2.6:
+gamma-Poisson mixtures are negative binomial). All memory decays with one half-life, lazily: an idle entity costs nothing.
+Past bursts are clipped before they enter, so that one crisis does not make the next one usual.
 """
 
 from __future__ import annotations
@@ -11,147 +13,214 @@ import math
 
 import msgspec
 
-BLOCK_MS = 14_400_000
-BLOCKS_A_DAY = 6
-SERIES = ("total", "negative", "positive")
-_SEASONS = 2 * BLOCKS_A_DAY  # block of the day, on weekdays and at weekends
-_DAY_MS = 86_400_000
+from monitor.alerting.rules import BaselineRules
+
+HOUR_MS = 3_600_000
+BLOCK_MS = 4 * HOUR_MS
+WEEK_H = 168
+_TOD_PRIOR_H = 3.0  # hours of record that the overall mean is worth for one hour of the day
+_HOW_PRIOR_H = 6.0  # hours of record that the hour of the day is worth for one hour of the week
+_GAP_H = 24 * 60  # after a longer silence of the whole partition only this much of it is counted
 
 
-class Moments(msgspec.Struct, array_like=True):
-    """Weighted sums of x and x² per series; `weight` is the number of blocks, discounted."""
+class Expected(msgspec.Struct, frozen=True, kw_only=True):
+    """What a window should hold: voices and their spread (negative binomial with this size), tone and shares.
 
-    weight: float = 0.0
-    sums: list[float] = msgspec.field(default_factory=lambda: [0.0] * len(SERIES))
-    squares: list[float] = msgspec.field(default_factory=lambda: [0.0] * len(SERIES))
-
-    def add(self, counts: list[float], keep: float) -> None:
-        """One block; `keep` is what a block older is still worth."""
-        self.weight = self.weight * keep + 1.0
-        for i, x in enumerate(counts):
-            self.sums[i] = self.sums[i] * keep + x
-            self.squares[i] = self.squares[i] * keep + x * x
-
-    def add_silence(self, blocks: int, keep: float) -> None:
-        """`blocks` blocks in which nothing was said, at once."""
-        faded = keep**blocks
-        self.weight = self.weight * faded + (1.0 - faded) / (1.0 - keep)
-        self.sums = [s * faded for s in self.sums]
-        self.squares = [s * faded for s in self.squares]
-
-
-class EntityBaseline(msgspec.Struct, array_like=True):
-    """One entity's past, and the block that is being filled."""
-
-    moments: Moments = msgspec.field(default_factory=Moments)
-    block: int = -1
-    first_block: int = -1
-    counts: list[float] = msgspec.field(default_factory=lambda: [0.0] * len(SERIES))
-    tone_weight: float = 0.0
-    tone_sum: float = 0.0
-    tone_square: float = 0.0
-
-    def roll_to(self, block: int, keep: float) -> list[float] | None:
-        """Close the blocks before `block`; returns the counts of the one that was being filled, if there was one."""
-        if self.block < 0:
-            self.block = self.first_block = block
-            return None
-        if block <= self.block:
-            return None
-        closed, silent = self.counts, block - self.block - 1
-        self.moments.add(closed, keep)
-        if silent:
-            self.moments.add_silence(silent, keep)
-        faded = keep ** (block - self.block)
-        self.tone_weight, self.tone_sum, self.tone_square = (
-            self.tone_weight * faded,
-            self.tone_sum * faded,
-            self.tone_square * faded,
-        )
-        self.block, self.counts = block, [0.0] * len(SERIES)
-        return closed
-
-    def hear(self, weight: float, negative: float, positive: float, polarity: float) -> None:
-        """One story of the block that is being filled."""
-        self.counts[0] += weight
-        self.counts[1] += negative
-        self.counts[2] += positive
-        self.tone_weight += weight
-        self.tone_sum += weight * polarity
-        self.tone_square += weight * polarity * polarity
-
-    @property
-    def age_blocks(self) -> int:
-        return self.block - self.first_block
-
-
-class MarketBaseline(msgspec.Struct, array_like=True):
-    """The average entity, and when in the day and week the market talks."""
-
-    moments: Moments = msgspec.field(default_factory=Moments)
-    seasons: list[float] = msgspec.field(default_factory=lambda: [1.0] * _SEASONS)
-    season_weights: list[float] = msgspec.field(default_factory=lambda: [1.0] * _SEASONS)
-
-    def learn(self, block: int, counts: list[float], entities: int) -> None:
-        """An entity's closed block. `entities` are known: the average changes by one part in that many."""
-        keep = 1.0 - 1.0 / (200.0 + 60.0 * entities)
-        self.moments.add(counts, keep)
-        index = season(block)
-        # How much more than on average is said now; a long memory, so that one loud day is no season.
-        mean = self.moments.sums[0] / self.moments.weight
-        if mean > 0:
-            self.seasons[index] = self.seasons[index] * keep + counts[0] / mean
-            self.season_weights[index] = self.season_weights[index] * keep + 1.0
-
-    def factor(self, block: int) -> float:
-        """Expected voices of this block against the average one, kept between a fifth and five."""
-        index = season(block)
-        ratio = (self.seasons[index] + 20.0) / (self.season_weights[index] + 20.0)
-        return min(5.0, max(0.2, ratio))
-
-
-class Expectation(msgspec.Struct, frozen=True):
-    """Mean and variance of the voices of one series in one window."""
-
-    mean: float
-    variance: float
-
-
-def expect(
-    own: EntityBaseline, market: MarketBaseline, series: int, *, share: float, block: int, prior_blocks: float
-) -> Expectation:
-    """What is usual in a window that is `share` of a block long. The record is shrunk towards the average entity."""
-    weight = own.moments.weight + prior_blocks
-    base, market_weight = 0.05, max(1.0, market.moments.weight)
-    average = market.moments.sums[series] / market_weight + base
-    square = market.moments.squares[series] / market_weight + base
-    mean = (own.moments.sums[series] + prior_blocks * average) / weight
-    second = (own.moments.squares[series] + prior_blocks * square) / weight
-    factor = market.factor(block) * share
-    variance = max(second - mean * mean, mean) * factor
-    return Expectation(mean=max(1e-3, mean * factor), variance=max(variance, mean * factor, 1e-3))
-
-
-def log10_tail(x: float, expected: Expectation) -> float:
-    """log10 of a bound on P(X ≥ x) for a negative binomial X with that mean and variance; 0 where x is not above it.
-
-    Chernoff's bound: with size r = mean² / (variance − mean), P(X ≥ x) ≤ exp(−[x ln(x/m) − (x + r) ln((x + r)/(m + r))]);
-    the Poisson bound is its limit for large r.
+    `variance` of one voice's polarity. `exposure_h` hours of record behind it. `market` is the factor by which the market
+    as a whole is louder now; it is in `voices` already.
     """
-    m = expected.mean
-    if x <= m:
-        return 0.0
-    excess = expected.variance - m
-    if excess <= 1e-9 * m:
-        exponent = x * math.log(x / m) - (x - m)
-    else:
-        r = m * m / excess
-        exponent = x * math.log(x / m) - (x + r) * math.log((x + r) / (m + r))
-    return -max(0.0, exponent) / math.log(10)
+
+    voices: float
+    size: float
+    negative: float
+    positive: float
+    tone: float
+    variance: float
+    exposure_h: float
+    market: float
 
 
-def season(block: int) -> int:
-    """Block of the day, on weekdays 0–5 and at weekends 6–11. Day 0 of the epoch was a Thursday."""
-    day = block * BLOCK_MS // _DAY_MS
-    weekend = (day + 3) % 7 >= 5
-    return block % BLOCKS_A_DAY + (BLOCKS_A_DAY if weekend else 0)
+class Market(msgspec.Struct, array_like=True):
+    """One channel of a partition: the profile of the week and the averages. All sums decay together."""
+
+    hour: int
+    first_hour: int
+    counts: list[float] = msgspec.field(default_factory=lambda: [0.0] * WEEK_H)
+    hours: list[float] = msgspec.field(default_factory=lambda: [0.0] * WEEK_H)
+    open_count: float = 0.0
+    exposure: float = 0.0
+    entities: int = 0
+    tone_w: float = 0.0
+    tone_p: float = 0.0
+    tone_sq: float = 0.0
+    negative: float = 0.0
+    positive: float = 0.0
+    level: float = 0.0
+    week: list[float] = msgspec.field(default_factory=lambda: [1.0] * WEEK_H)
+
+    def move_to(self, hour: int, rules: BaselineRules) -> None:
+        """Close the hours before `hour`."""
+        if hour <= self.hour:
+            return
+        step = decay(1, rules)
+        if hour - self.hour > _GAP_H:
+            self._close(step)
+            self.hour = hour - _GAP_H
+        while self.hour < hour:
+            self._close(step)
+            self.hour += 1
+
+    def add(self, voices: float, polarity: float, polarity_sq: float, negative: float, positive: float) -> None:
+        """Voices of the open hour; the three last are weighted sums."""
+        self.open_count += voices
+        self.tone_w += voices
+        self.tone_p += polarity
+        self.tone_sq += polarity_sq
+        self.negative += negative
+        self.positive += positive
+
+    def profile(self, hour: int) -> float:
+        """How much louder than the average this hour of the week is, as of the last midnight (UTC)."""
+        return self.week[hour % WEEK_H]
+
+    def _profile(self, slot: int) -> float:
+        """Hour of the week shrunk to hour of the day and kind of day, that to 1."""
+        if self.level <= 0:
+            return 1.0
+        # The epoch was a Thursday: days 2 and 3 of an epoch-aligned week are Saturday and Sunday.
+        day = slot // 24
+        alike = (2, 3) if day in (2, 3) else (0, 1, 4, 5, 6)
+        slots = [other * 24 + slot % 24 for other in alike]
+        count = sum(self.counts[s] for s in slots) + _TOD_PRIOR_H * self.level
+        daily = count / (sum(self.hours[s] for s in slots) + _TOD_PRIOR_H)
+        weekly = (self.counts[slot] + _HOW_PRIOR_H * daily) / (self.hours[slot] + _HOW_PRIOR_H)
+        return min(max(weekly / self.level, 0.1), 10.0)
+
+    def mean_tone(self) -> float:
+        return self.tone_p / (self.tone_w + 10.0)
+
+    def tone_variance(self) -> float:
+        """Of one voice's polarity, pooled over the partition, with ten voices of ±0.5 as a prior."""
+        mean = self.mean_tone()
+        return max((self.tone_sq + 2.5) / (self.tone_w + 10.0) - mean * mean, 0.02)
+
+    def shares(self) -> tuple[float, float]:
+        """Of negative and of positive voices, with twenty voices as a prior."""
+        return (self.negative + 5.0) / (self.tone_w + 20.0), (self.positive + 5.0) / (self.tone_w + 20.0)
+
+    def _close(self, step: float) -> None:
+        slot = self.hour % WEEK_H
+        usual = self.profile(self.hour)
+        self.counts = [value * step for value in self.counts]
+        self.hours = [value * step for value in self.hours]
+        for name in ("tone_w", "tone_p", "tone_sq", "negative", "positive"):
+            setattr(self, name, getattr(self, name) * step)
+        self.counts[slot] += self.open_count
+        self.hours[slot] += 1.0
+        self.exposure = self.exposure * step + usual
+        self.open_count = 0.0
+        recorded = sum(self.hours)
+        self.level = sum(self.counts) / recorded if recorded else 0.0
+        if slot % 24 == 23:
+            self.week = [self._profile(each) for each in range(WEEK_H)]
+
+
+class Habit(msgspec.Struct, array_like=True):
+    """One entity in one channel: decayed sums as of hour `at_hour`, and the four-hour block that is still open."""
+
+    at_hour: int
+    block: int
+    voices: float = 0.0
+    squares: float = 0.0
+    negative: float = 0.0
+    positive: float = 0.0
+    tone_w: float = 0.0
+    tone_p: float = 0.0
+    open_n: float = 0.0
+    open_negative: float = 0.0
+    open_positive: float = 0.0
+    open_p: float = 0.0
+    cusum_up: float = 0.0
+    cusum_down: float = 0.0
+
+
+def close_block(habit: Habit, market: Market, at_ms: int, rules: BaselineRules, slack: float) -> None:
+    """Let a finished block enter the record, clipped, and step the tone's CUSUM (Page 1954) by it."""
+    block = at_ms // BLOCK_MS
+    if block <= habit.block:
+        return
+    if habit.open_n > 0:
+        usual = expected(
+            habit,
+            market,
+            at_ms=at_ms,
+            exposure=exposure(market, habit.block * BLOCK_MS, BLOCK_MS),
+            factor=1.0,
+            rules=rules,
+        )
+        cap = usual.voices + 4.0 * math.sqrt(usual.voices + usual.voices**2 / usual.size) + 3.0
+        kept = min(1.0, cap / habit.open_n)
+        z = (habit.open_p / habit.open_n - usual.tone) / math.sqrt(
+            usual.variance * (1 / habit.open_n + 1 / (habit.tone_w + rules.tone_prior_voices))
+        )
+        z = min(max(z, -3.0), 3.0)
+        habit.cusum_up = max(0.0, habit.cusum_up + z - slack)
+        habit.cusum_down = max(0.0, habit.cusum_down - z - slack)
+        habit.voices += habit.open_n * kept
+        habit.squares += (habit.open_n * kept) ** 2
+        habit.negative += habit.open_negative * kept
+        habit.positive += habit.open_positive * kept
+        habit.tone_w += habit.open_n * kept
+        habit.tone_p += habit.open_p * kept
+        habit.open_n = habit.open_negative = habit.open_positive = habit.open_p = 0.0
+    habit.block = block
+    hour = block * 4
+    factor = decay(hour - habit.at_hour, rules)
+    for name in ("voices", "squares", "negative", "positive", "tone_w", "tone_p"):
+        setattr(habit, name, getattr(habit, name) * factor)
+    habit.at_hour = hour
+
+
+def expected(
+    habit: Habit, market: Market, *, at_ms: int, exposure: float, factor: float, rules: BaselineRules
+) -> Expected:
+    """What a window of so many average hours (see `exposure`) should hold at `at_ms`, market loudness `factor` included."""
+    faded = decay(max(0, at_ms // HOUR_MS - habit.at_hour), rules)
+    voices, weight = habit.voices * faded, habit.tone_w * faded
+    average = market.level / max(market.entities, 1)
+    prior_n = rules.prior_hours * average + 0.05
+    rate = (voices + prior_n) / (market.exposure + rules.prior_hours)
+    usual = rate * exposure * factor
+    blocks = market.exposure / 4 + rules.prior_hours / 4
+    mean = rate * 4
+    spread = ((habit.squares * faded) + 12 * (mean + mean**2 * (1 + 1 / rules.dispersion))) / (blocks + 12)
+    over = max(spread - mean, 0.0) / mean**2 - 1.0  # 1/r of the negative binomial: Var = m + m²/r
+    over = min(max(over, 0.02), 3.0) + 1.0 / (voices + prior_n + 1.0)
+    tone = (habit.tone_p * faded + rules.tone_prior_voices * market.mean_tone()) / (weight + rules.tone_prior_voices)
+    q_negative, q_positive = market.shares()
+    k = rules.tone_prior_voices
+    return Expected(
+        voices=usual,
+        size=1.0 / over,
+        negative=usual * (habit.negative * faded + k * q_negative) / (weight + k),
+        positive=usual * (habit.positive * faded + k * q_positive) / (weight + k),
+        tone=tone,
+        variance=market.tone_variance(),
+        exposure_h=market.exposure,
+        market=factor,
+    )
+
+
+def decay(hours: int, rules: BaselineRules) -> float:
+    return float(0.5 ** (hours / (24.0 * rules.half_life_days)))
+
+
+def exposure(market: Market, start_ms: int, length_ms: int) -> float:
+    """Average hours in a stretch of time, each hour weighted by the profile of the week."""
+    total, at, end = 0.0, start_ms, start_ms + length_ms
+    while at < end:
+        hour = at // HOUR_MS
+        until = min((hour + 1) * HOUR_MS, end)
+        total += market.profile(hour) * (until - at) / HOUR_MS
+        at = until
+    return total

@@ -1,177 +1,141 @@
-"""Is this more, or another tone, than usual? Each detector gives a raw score; the tribunal says what such a score is worth.
+"""Four detectors, each a pure function from a window and what it should hold to a score: minus the decimal log of a p-value.
 
-The raw tail bound of one entity's model is not trusted: it is ranked among the scores of the whole partition's recent
-past. So the stated budget holds whatever the model's faults are, and a p-value means what it says.
+- burst: more voices than usual. The tail of the negative binomial by its signed root, Φ(−√2D) with D the Kullback–Leibler
+  divergence of the observed from the expected (for the binomial these are sharp bounds: Zubkov & Serov 2013, Theorem 1).
+- tone: the mean polarity of independent voices against the entity's own shrunk mean and the market's move (a z-test).
+- drift: CUSUM over four-hour blocks of the standardised tone (Page 1954); tail by Siegmund 1985, eq. 2.52: e^(−2k(h + 1.166)).
+- divergence: news against social in one day, against the usual difference (a two-sample z-test).
+
+The scores are theory; how often each is reached in this watchlist is what the budget ranks (see budget.py).
 """
 
 from __future__ import annotations
 
 import math
+
 import msgspec
 
-from monitor.alerting.baselines import (
-    BLOCK_MS,
-    BLOCKS_A_DAY,
-    EntityBaseline,
-    Expectation,
-    MarketBaseline,
-    expect,
-    log10_tail,
-)
-from monitor.alerting.rules import Rules
-from monitor.records import AlertKind, Direction, Record
-from monitor.windows import Sums
+from monitor.alerting.baselines import Expected
+from monitor.alerting.rules import DetectorRules
+from monitor.records import AlertKind, Direction
 
-HOUR_MS = 3_600_000
-WEAKEST = -0.3  # a bound, not a probability: half of one in two; nothing likelier may wake anybody, whatever the budget
-_BIN = 0.05  # of log10 p
-_BINS = 800
-_DAY_MS = 86_400_000
+LN10 = math.log(10.0)
+SCORE_MAX = 300.0
 
 
-class Finding(Record, frozen=True, kw_only=True):
-    """What a detector sees. `log10_p` is the raw tail; `voices` and `usual` are of the window that decided."""
+class Voices(msgspec.Struct, frozen=True, kw_only=True):
+    """Sums of a window, in units of one voice."""
+
+    total: float
+    negative: float
+    positive: float
+    polarity: float
+
+
+class Signal(msgspec.Struct, frozen=True, kw_only=True):
+    """A detector's reading. `score` = −log10 p in theory; `tone` is the window's excess over the usual polarity."""
 
     kind: AlertKind
     direction: Direction
-    window_ms: int
-    log10_p: float
-    voices: float
-    usual: float
-    series: str
+    score: float
+    window_s: int
+    voices: Voices
+    expected: Expected
+    tone: float
 
 
-class Tribunal(msgspec.Struct, array_like=True):
-    """Raw scores of the past by size, discounted, and the rate per day at which each size came.
-
-    Each entity and block counts once, with its best score: what is ranked is how often anybody's best is that good.
-    """
-
-    counts: list[float] = msgspec.field(default_factory=lambda: [0.0] * _BINS)
-    days: float = 0.0
-    at_ms: int = -1
-
-    def learn(self, log10_p: float, at_ms: int, half_life_days: float) -> None:
-        """One closed block of one entity."""
-        if self.at_ms < 0:
-            self.at_ms = at_ms
-        passed = max(0.0, (at_ms - self.at_ms) / _DAY_MS)
-        if passed > 0.02:
-            keep = 0.5 ** (passed / half_life_days)
-            self.counts = [c * keep for c in self.counts]
-            self.days = self.days * keep + passed
-            self.at_ms = at_ms
-        self.counts[_bin(log10_p)] += 1.0
-
-    def per_day(self, log10_p: float) -> float:
-        """How often a day such a score, or a better one, came."""
-        return sum(self.counts[_bin(log10_p) :]) / max(self.days, 0.25)
-
-    def p_value(self, log10_p: float) -> float:
-        """Conformal rank (Vovk et al. 2005, section 2.2) among the scores of the past."""
-        total = sum(self.counts)
-        return (sum(self.counts[_bin(log10_p) :]) + 1.0) / (total + 1.0)
-
-
-def detect_burst(
-    short: Sums, long: Sums, own: EntityBaseline, market: MarketBaseline, rules: Rules, at_ms: int
-) -> Finding | None:
-    """More voices than usual in the last hour or the last four: of one direction, or altogether and leaning one way."""
-    block, prior = (at_ms - 1) // BLOCK_MS, rules.baseline.prior_days * BLOCKS_A_DAY
-    new = own.age_blocks < rules.baseline.warm_up_days * BLOCKS_A_DAY
-    voices_min = rules.burst.voices_min_new if new else rules.burst.voices_min
-    best: Finding | None = None
-    for sums, window_ms in ((short, HOUR_MS), (long, BLOCK_MS)):
-        lean = sums.polarity / sums.total if sums.total > 0 else 0.0
-        direction: Direction = "negative" if lean < 0 else "positive"
-        directed = sums.negative if direction == "negative" else sums.positive
-        if abs(lean) < rules.burst.tone_min or directed < voices_min * 0.67:
-            continue
-        for series, voices in ((direction, directed), ("total", sums.total)):
-            if voices < voices_min:
-                continue
-            index = ("total", "negative", "positive").index(series)
-            usual = expect(own, market, index, share=window_ms / BLOCK_MS, block=block, prior_blocks=prior)
-            found = log10_tail(voices, usual)
-            if best is None or found < best.log10_p:
-                best = Finding(
-                    kind="burst",
-                    direction=direction,
-                    window_ms=window_ms,
-                    log10_p=found,
-                    voices=voices,
-                    usual=usual.mean,
-                    series=series,
-                )
-    return best
-
-
-def detect_tone(long: Sums, square: float, own: EntityBaseline, market_tone: float, rules: Rules) -> Finding | None:
-    """Another mean polarity than usual over four hours: a one-sample z test on a record shrunk towards the market.
-
-    `square` is the window's sum of weight × polarity².
-    """
-    if long.total < rules.tone.voices_min:
+def burst(voices: Voices, usual: Expected, window_s: int, rules: DetectorRules) -> Signal | None:
+    """More voices than usual, and a direction in which they lean; None without a surplus."""
+    if voices.total < rules.voices_min or voices.total <= usual.voices:
         return None
-    now = long.polarity / long.total
-    prior = 10.0
-    usual = (own.tone_sum + prior * market_tone) / (own.tone_weight + prior)
-    if abs(now - usual) < rules.tone.shift_min:
-        return None
-    spread = max(0.05, (own.tone_square + prior * 0.25) / (own.tone_weight + prior) - usual * usual)
-    within = max(0.02, square / long.total - now * now)
-    z = (now - usual) / math.sqrt(max(spread, within) / long.total + spread / (own.tone_weight + prior))
-    return Finding(
-        kind="tone",
-        direction="negative" if z < 0 else "positive",
-        window_ms=BLOCK_MS,
-        log10_p=_normal_tail(abs(z)),
-        voices=long.total,
-        usual=usual,
-        series="tone",
+    negative = surplus(voices.negative, usual.negative, usual.size)
+    positive = surplus(voices.positive, usual.positive, usual.size)
+    tone = voices.polarity / voices.total - usual.tone
+    direction: Direction = "negative" if tone < 0 else "positive"
+    aligned = negative if direction == "negative" else positive
+    lean = abs(tone) * math.sqrt(voices.total / usual.variance)
+    total = surplus(voices.total, usual.voices, usual.size)
+    divergence = (total + rules.direction_weight * max(aligned, 0.0)) / (1.0 + rules.direction_weight)
+    divergence *= lean / (1.0 + lean)
+    return Signal(
+        kind="burst",
+        direction=direction,
+        score=tail_score(math.sqrt(2.0 * divergence)),
+        window_s=window_s,
+        voices=voices,
+        expected=usual,
+        tone=tone,
     )
 
 
-def limit_log10_p(rules: Rules, tribunal: Tribunal, entities: int, share: float) -> float:
-    """The raw score from which an alert may open, so that `share` of the budget holds for these `entities`.
-
-    Once there is a past: the score that came as often as the budget allows, but never weaker than `WEAKEST`. Before that a
-    Bonferroni bound over the tests of a day; the two are blended over the first days.
-    """
-    budget = max(1e-6, rules.false_alerts_per_day * share)
-    bound = math.log10(budget / (max(20, entities) * BLOCKS_A_DAY * 2.0))
-    if tribunal.days < 1.0:
-        return min(WEAKEST, bound)
-    running, earned = 0.0, WEAKEST
-    for index in range(_BINS - 1, int(-WEAKEST / _BIN), -1):
-        running += tribunal.counts[index]
-        if running / tribunal.days > budget:
-            earned = -(index + 1) * _BIN
-            break
-    trust = min(1.0, (tribunal.days - 1.0) / 6.0)
-    return min(WEAKEST, trust * earned + (1.0 - trust) * min(bound, earned))
+def tone_shift(
+    voices: Voices, usual: Expected, window_s: int, market_tone: float, rules: DetectorRules
+) -> Signal | None:
+    """Another tone than usual, once the market's own move is taken away; None with too few voices."""
+    if voices.total < rules.tone_voices_min:
+        return None
+    tone = voices.polarity / voices.total - usual.tone - market_tone
+    return Signal(
+        kind="tone",
+        direction="negative" if tone < 0 else "positive",
+        score=tail_score(abs(tone) / math.sqrt(usual.variance / voices.total + usual.variance / 20.0)),
+        window_s=window_s,
+        voices=voices,
+        expected=usual,
+        tone=tone,
+    )
 
 
-def voices_to_fire(finding: Finding, limit: float, usual: Expectation) -> float:
-    """The fewest voices that would still have fired, all else equal."""
-    low, high = usual.mean, finding.voices
-    if log10_tail(high, usual) > limit:
-        return high
-    for _ in range(40):
-        middle = (low + high) / 2
-        if log10_tail(middle, usual) <= limit:
-            high = middle
-        else:
-            low = middle
-    return high
+def drift(
+    voices: Voices, usual: Expected, window_s: int, rules: DetectorRules, *, up: float, down: float
+) -> Signal | None:
+    """A small shift that lasts: the larger of the two CUSUM sides."""
+    height = max(up, down)
+    if height <= 0 or voices.total < rules.voices_min:
+        return None
+    return Signal(
+        kind="drift",
+        direction="positive" if up >= down else "negative",
+        score=min(2.0 * rules.drift_slack * (height + 1.166) / LN10, SCORE_MAX),
+        window_s=window_s,
+        voices=voices,
+        expected=usual,
+        tone=voices.polarity / voices.total - usual.tone,
+    )
 
 
-def _bin(log10_p: float) -> int:
-    return min(_BINS - 1, max(0, int(-log10_p / _BIN)))
+def divergence(
+    news: Voices, usual_news: Expected, social: Voices, usual_social: Expected, *, window_s: int, rules: DetectorRules
+) -> Signal | None:
+    """News and social disagree more than they are used to; the direction is that of the news."""
+    if min(news.total, social.total) < rules.tone_voices_min:
+        return None
+    tone_news = news.polarity / news.total - usual_news.tone
+    tone_social = social.polarity / social.total - usual_social.tone
+    if tone_news * tone_social >= 0:
+        return None
+    spread = usual_news.variance * (1 / news.total + 0.05) + usual_social.variance * (1 / social.total + 0.05)
+    return Signal(
+        kind="divergence",
+        direction="negative" if tone_news < 0 else "positive",
+        score=tail_score(abs(tone_news - tone_social) / math.sqrt(spread)),
+        window_s=window_s,
+        voices=news,
+        expected=usual_news,
+        tone=tone_news,
+    )
 
 
-def _normal_tail(z: float) -> float:
-    """log10 of the two-sided tail; Mills' ratio where erfc underflows."""
-    if z < 8:
-        return math.log10(max(math.erfc(z / math.sqrt(2)), 1e-300))
-    return (-z * z / 2 - math.log(z * math.sqrt(math.pi / 2))) / math.log(10)
+def surplus(n: float, mean: float, size: float) -> float:
+    """Kullback–Leibler divergence (nats) of n voices from the negative binomial of this mean and size; 0 below the mean."""
+    if n <= mean:
+        return 0.0
+    mean = max(mean, 1e-6)
+    return n * math.log(n / mean) - (n + size) * math.log((n + size) / (mean + size))
+
+
+def tail_score(z: float) -> float:
+    """−log10 of the upper tail of the standard normal, also where it underflows (Abramowitz & Stegun 26.2.12)."""
+    if z < 30.0:
+        return -math.log10(max(0.5 * math.erfc(z / math.sqrt(2.0)), 1e-300))
+    return min((z * z / 2.0 + math.log(z * math.sqrt(2.0 * math.pi))) / LN10, SCORE_MAX)

@@ -1,4 +1,9 @@
-"""An alert's life: opened once, updated when it grows, resolved once, and quiet for a while after. Pure state machine."""
+"""The life of an alert: opened, updated, resolved. Hysteresis lives here, and every step has a reason.
+
+score   ───╱▔▔▔▔╲___╱▔╲_______________      opens where it may fire, closes after `calm_s` below
+needed  ─ ─●─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─      `close_share` × needed; the same direction then stays
+close   ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─[calm]●         quiet for `cooldown_s` unless it is half as loud again
+"""
 
 from __future__ import annotations
 
@@ -8,101 +13,76 @@ from typing import Literal
 
 import msgspec
 
-from monitor.alerting.detectors import Finding
 from monitor.alerting.rules import LifeRules
-from monitor.records import AlertKind, Direction
+from monitor.records import Alert, AlertKind, Direction
 
 Severity = Literal["low", "medium", "high", "critical"]
-_ORDER: tuple[Severity, ...] = ("low", "medium", "high", "critical")
 
 
 class Reason(StrEnum):
-    """Why a step was taken, or not."""
+    """Why an alert took a step, or why none was opened."""
 
-    OVER_LIMIT = "over_limit"
-    GREW = "grew"
-    TURNED = "turned"
-    CALM = "calm"
-    UNDER_LIMIT = "under_limit"
-    STILL_OPEN = "still_open"
+    VOICES_ABOVE_BASELINE = "voices_above_baseline"
+    TONE_BEYOND_BASELINE = "tone_beyond_baseline"
+    TONE_DRIFTED = "tone_drifted"
+    CHANNELS_DISAGREE = "channels_disagree"
+    STRONGER = "stronger"
+    CALMED = "calmed"
+    REVERSED = "reversed"
+    EXPIRED = "expired"
     COOLING_DOWN = "cooling_down"
+    HOUR_FULL = "hour_full"
 
 
-class Life(msgspec.Struct, array_like=True):
-    """One kind of alert on one entity. `calm_since_ms` −1: not calm."""
-
-    id: str = ""
-    direction: str = ""
-    opened_at_ms: int = -1
-    severity: str = "low"
-    updates: int = 0
-    calm_since_ms: int = -1
-    cool_until_ms: int = -1
-    cool_direction: str = ""
-
-    @property
-    def is_open(self) -> bool:
-        return bool(self.id)
+OPENED: dict[AlertKind, Reason] = {
+    "burst": Reason.VOICES_ABOVE_BASELINE,
+    "tone": Reason.TONE_BEYOND_BASELINE,
+    "drift": Reason.TONE_DRIFTED,
+    "divergence": Reason.CHANNELS_DISAGREE,
+}
 
 
-Change = Literal["opened", "updated", "resolved"]
+class OpenAlert(msgspec.Struct, array_like=True):
+    """An alert that lasts, as an entity keeps it. `needed` is the score that it had to reach."""
+
+    alert: Alert
+    channel: str
+    needed: float
+    peak: float
+    opened_ms: int
+    updated_ms: int
+    calm_since_ms: int | None = None
 
 
-def alert_id(entity: str, kind: AlertKind, direction: Direction, opened_at_ms: int, rule: str) -> str:
-    """Deterministic: the same history gives the same alert."""
-    return sha256(f"{entity}\x1f{kind}\x1f{direction}\x1f{opened_at_ms}\x1f{rule}".encode()).hexdigest()[:24]
+def alert_id(*, entity: str, kind: AlertKind, direction: Direction, opened_at_ms: int, rule: str) -> str:
+    """The same facts give the same id, live and in a backtest."""
+    facts = "\x1f".join((entity, kind, direction, str(opened_at_ms), rule))
+    return sha256(facts.encode()).hexdigest()[:32]
 
 
-def severity_of(finding: Finding, limit: float) -> Severity:
-    """By how far it is beyond the limit (powers of ten) and how many voices say so."""
-    beyond = limit - finding.log10_p
-    if beyond >= 8 and finding.voices >= 20:
+def step(open_alert: OpenAlert, *, score: float, reversed_by: bool, at_ms: int, rules: LifeRules) -> Reason | None:
+    """What happens to an open alert whose score is now this one. Keeps peak and calm up to date; None: nothing to tell."""
+    if reversed_by:
+        return Reason.REVERSED
+    if at_ms - open_alert.opened_ms >= rules.open_max_s * 1000:
+        return Reason.EXPIRED
+    if score >= rules.close_share * open_alert.needed:
+        open_alert.calm_since_ms = None
+    elif open_alert.calm_since_ms is None:
+        open_alert.calm_since_ms = at_ms
+    if open_alert.calm_since_ms is not None and at_ms - open_alert.calm_since_ms >= rules.calm_s * 1000:
+        return Reason.CALMED
+    if score >= 1.5 * open_alert.peak and at_ms - open_alert.updated_ms >= rules.update_s * 1000:
+        open_alert.peak, open_alert.updated_ms = score, at_ms
+        return Reason.STRONGER
+    return None
+
+
+def severity(*, score: float, needed: float, breadth: float) -> Severity:
+    """From how far beyond the threshold it is and how many independent voices carry it."""
+    excess = score / max(needed, 1.0)
+    if excess >= 3.0 and breadth >= 10:
         return "critical"
-    if beyond >= 4 and finding.voices >= 8:
+    if excess >= 2.0 and breadth >= 5:
         return "high"
-    return "medium" if beyond >= 1.5 else "low"
-
-
-def step(  # noqa: PLR0917 - the six facts that a decision rests on
-    life: Life, entity: str, finding: Finding | None, limit: float, at_ms: int, rules: LifeRules, rule: str
-) -> tuple[Change | None, Reason]:
-    """Advance one life to `at_ms`; changes `life` in place and says which step was taken and why."""
-    if life.is_open:
-        return _go_on(life, finding, limit, at_ms, rules)
-    if finding is None or finding.log10_p > limit:
-        return None, Reason.UNDER_LIMIT
-    if at_ms < life.cool_until_ms and finding.direction == life.cool_direction:
-        return None, Reason.COOLING_DOWN
-    life.id = alert_id(entity, finding.kind, finding.direction, at_ms, rule)
-    life.direction, life.opened_at_ms = finding.direction, at_ms
-    life.severity, life.updates, life.calm_since_ms = severity_of(finding, limit), 0, -1
-    return "opened", Reason.OVER_LIMIT
-
-
-def close(life: Life, at_ms: int, rules: LifeRules) -> None:
-    """After `resolved` has been told: forget the alert, remember to be quiet."""
-    life.cool_until_ms, life.cool_direction = at_ms + round(rules.cool_down_s * 1000), life.direction
-    life.id, life.direction, life.opened_at_ms = "", "", -1
-    life.severity, life.updates, life.calm_since_ms = "low", 0, -1
-
-
-def _go_on(
-    life: Life, finding: Finding | None, limit: float, at_ms: int, rules: LifeRules
-) -> tuple[Change | None, Reason]:
-    turned = finding is not None and finding.direction != life.direction and finding.log10_p <= limit
-    loud = finding is not None and finding.direction == life.direction and 10.0**finding.log10_p <= rules.calm_p
-    if turned:
-        return "resolved", Reason.TURNED
-    if not loud:
-        if life.calm_since_ms < 0:
-            life.calm_since_ms = at_ms
-        if at_ms - life.calm_since_ms >= rules.calm_s * 1000:
-            return "resolved", Reason.CALM
-        return None, Reason.STILL_OPEN
-    life.calm_since_ms = -1
-    assert finding is not None
-    now = severity_of(finding, limit)
-    if _ORDER.index(now) > _ORDER.index(life.severity) and life.updates < rules.updates_max:  # type: ignore[arg-type]
-        life.severity, life.updates = now, life.updates + 1
-        return "updated", Reason.GREW
-    return None, Reason.STILL_OPEN
+    return "medium" if excess >= 1.3 else "low"

@@ -1,115 +1,177 @@
-"""The rules file: what may wake somebody. Every fault at once, with file and key."""
+"""The rules of alerting: one TOML file, checked as a whole. Reading it is the only I/O of this room."""
 
 from __future__ import annotations
 
 import tomllib
-from hashlib import sha256
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from monitor.errors import Fatal
+from monitor.records import AlertKind
 
-Positive = Annotated[float, Field(gt=0)]
+KINDS: tuple[AlertKind, ...] = ("burst", "tone", "drift", "divergence")
+BUCKET_S = 60
+DAY_S = 86_400
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
 
 
-class _Part(BaseModel):
+class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class TimeRules(_Part):
-    """`lateness_s`: how long a window waits for stragglers. `idle_after_s`: then a silent feed holds nobody back."""
+class BudgetRules(_Section):
+    """False alerts a day over the whole watchlist, and how the detectors share them; shares need not add up to 1.
+
+    `record_days`: how much of the past the threshold is ranked against. `prior_days`: how many days of record the
+    theoretical p-values are worth while there is none. `looks_per_day`: independent looks a day at one entity in theory.
+    """
+
+    false_alerts_per_day: Positive = 2.0
+    burst: Share = 0.85
+    tone: Share = 0.05
+    drift: Share = 0.05
+    divergence: Share = 0.05
+    record_days: Positive = 60.0
+    prior_days: Positive = 3.0
+    looks_per_day: Positive = 12.0
+    alerts_per_hour_max: Count = 12
+
+
+class TimeRules(_Section):
+    """How long to wait for the slow, and from when on a source counts as silent or as ahead of its time."""
 
     lateness_s: Positive = 120.0
     idle_after_s: Positive = 30.0
     future_max_s: Positive = 300.0
 
 
-class VoiceRules(_Part):
-    """One voice a story. A story none of whose words are new counts `repeated_weight`; new words earn the rest.
+class VoiceRules(_Section):
+    """What one voice is worth. The k-th post of an author within 24 hours counts 1 / (1 + k × author_discount), the k-th of
+    a chorus of similar posts 1 / (1 + k × crowd_discount); a text without one new word counts `stale_weight`."""
 
-    `new_words_full`: the share of new words from which a story counts in full.
-    """
-
-    repeated_weight: Share = 0.05
-    new_words_full: Annotated[float, Field(gt=0, le=1)] = 0.3
-
-
-class BaselineRules(_Part):
-    """`half_life_days`: how fast the past is forgotten. `prior_days`: how much the market's average weighs against an
-    entity's own record. `warm_up_days`: until then an entity is new, and needs `voices_min_new`."""
-
-    half_life_days: Positive = 14.0
-    prior_days: Positive = 1.0
-    warm_up_days: Positive = 2.0
+    author_discount: Annotated[float, Field(ge=0)] = 1.0
+    crowd_discount: Annotated[float, Field(ge=0)] = 1.0
+    stale_weight: Share = 0.3
+    decisive_weight: Annotated[float, Field(ge=1)] = 3.0
+    decisive_events: tuple[str, ...] = ()
+    decisive_words: tuple[str, ...] = ()
 
 
-class BurstRules(_Part):
-    """More voices than usual, in one direction: in the last hour or the last four."""
+class BaselineRules(_Section):
+    """`half_life_days` of what an entity is used to; `prior_hours` of record that the market's average is worth for it."""
 
-    enabled: bool = True
-    voices_min: Positive = 3.0
-    voices_min_new: Positive = 4.0
-    tone_min: Share = 0.15
-
-
-class ToneRules(_Part):
-    """Another tone than usual over four hours, from at least `voices_min` voices."""
-
-    enabled: bool = True
-    voices_min: Positive = 8.0
-    shift_min: Share = 0.35
+    half_life_days: Positive = 30.0
+    prior_hours: Positive = 48.0
+    dispersion: Positive = 4.0
+    tone_prior_voices: Positive = 20.0
+    cold_days: Positive = 7.0
 
 
-class LifeRules(_Part):
-    """An alert is resolved when its p-value has stayed above `calm_p` for `calm_s`; the same kind may fire again on the
-    entity `cool_down_s` after that."""
+class DetectorRules(_Section):
+    """Windows in seconds; `direction_weight`: how much the surplus of one direction adds to the surplus of voices."""
 
-    calm_p: Share = 0.05
-    calm_s: Positive = 7_200.0
-    cool_down_s: Annotated[float, Field(ge=0)] = 21_600.0
-    updates_max: Annotated[int, Field(ge=0)] = 5
+    burst_windows_s: tuple[Count, ...] = (300, 3_600, 14_400)
+    tone_window_s: Count = 14_400
+    divergence_window_s: Count = 86_400
+    direction_weight: Annotated[float, Field(ge=0)] = 1.0
+    voices_min: Positive = 2.5
+    tone_voices_min: Positive = 6.0
+    drift_slack: Positive = 0.5
 
 
-class Rules(_Part):
-    """The whole file. `false_alerts_per_day` is the budget over the whole watchlist."""
+class LifeRules(_Section):
+    """Hysteresis: an alert closes when its score has stayed under `close_share` of the one it needed for `calm_s`."""
 
-    name: str = "default"
-    false_alerts_per_day: Positive = 2.0
+    close_share: Share = 0.6
+    calm_s: Positive = 3_600.0
+    check_s: Positive = 900.0
+    open_max_s: Positive = 172_800.0
+    cooldown_s: Positive = 86_400.0
+    update_s: Positive = 1_800.0
+    stories_max: Count = 5
+    top_authors: Count = 3
+
+
+class Rules(_Section):
+    """Everything that decides about alerts."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$")] = "default"
+    budget: BudgetRules = BudgetRules()
     time: TimeRules = TimeRules()
     voices: VoiceRules = VoiceRules()
     baseline: BaselineRules = BaselineRules()
-    burst: BurstRules = BurstRules()
-    tone: ToneRules = ToneRules()
+    detectors: DetectorRules = DetectorRules()
     life: LifeRules = LifeRules()
 
     @property
-    def fingerprint(self) -> str:
-        """How alerts name the rules that they were raised by."""
-        return f"{self.name}@{sha256(self.model_dump_json().encode()).hexdigest()[:12]}"
+    def windows_s(self) -> tuple[int, ...]:
+        """All window lengths, from short to long; the last is the horizon of 24 hours."""
+        own = self.detectors
+        return tuple(sorted({*own.burst_windows_s, own.tone_window_s, own.divergence_window_s, DAY_S}))
 
 
 def load_rules(path: Path) -> Rules:
-    """Raises Fatal with every fault, one line each."""
+    """Read and check. Raises Fatal with every fault, one line each: file, key, what to do."""
     try:
         raw = tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError as err:
-        raise Fatal(f"{path}: no such file; name one in [rules] path") from err
+        raise Fatal(f"{path}: no such rule file; set [rules] path to one") from err
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
         raise Fatal(f"{path}: not readable as TOML: {err}") from err
+    return parse_rules(raw, str(path))
+
+
+def parse_rules(raw: dict[str, Any], where: str) -> Rules:
+    """As `load_rules`, from a table that is read already."""
+    faults = []
+    rules = Rules()
     try:
         rules = Rules.model_validate(raw)
     except ValidationError as err:
-        faults = tuple(
-            f"{path}: {'.'.join(map(str, e['loc']))}: "
-            + ("unknown key; remove it or correct its name" if e["type"] == "extra_forbidden" else e["msg"])
-            for e in err.errors(include_url=False, include_input=False)
-        )
-        raise Fatal(f"{path}: {len(faults)} fault(s)", faults=faults) from err
-    if rules.time.lateness_s >= 3_600:
-        raise Fatal(
-            f"{path}: time.lateness_s: {rules.time.lateness_s:.0f} s reaches the shortest rule's window of 3600 s"
-        )
+        faults = [f"{where}: {_fault(error)}" for error in err.errors(include_url=False, include_input=False)]
+        # A section that is sound in itself is still checked against the others.
+        sound = {key: value for key, value in raw.items() if not any(e["loc"][0] == key for e in err.errors())}
+        rules = Rules.model_validate(sound)
+    faults += [f"{where}: {fault}" for fault in _cross_checks(rules)]
+    if faults:
+        raise Fatal(f"{where}: {len(faults)} fault(s)", faults=tuple(faults))
     return rules
+
+
+def _fault(error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"{key}: unknown key; remove it or correct its name"
+    if key == "budget.false_alerts_per_day":
+        return f"{key}: {error['msg']}; a budget of nothing can't be met: give the false alerts a day you can bear, e.g. 0.5"
+    return f"{key}: {error['msg']}"
+
+
+def _cross_checks(rules: Rules) -> list[str]:
+    faults = []
+    own = rules.detectors
+    named = [(f"detectors.burst_windows_s.{i}", w) for i, w in enumerate(own.burst_windows_s)]
+    named += [
+        ("detectors.tone_window_s", own.tone_window_s),
+        ("detectors.divergence_window_s", own.divergence_window_s),
+    ]
+    for key, window_s in named:
+        if window_s < rules.time.lateness_s:
+            faults.append(
+                f"{key}: {window_s} s is shorter than time.lateness_s ({rules.time.lateness_s:g} s), so the window would be"
+                " gone before it is complete; make it longer or the lateness smaller"
+            )
+        if window_s % BUCKET_S or window_s > DAY_S:
+            faults.append(f"{key}: {window_s} s must be whole minutes and at most a day")
+    if not own.burst_windows_s:
+        faults.append("detectors.burst_windows_s: is empty; give at least one window")
+    if not any(getattr(rules.budget, kind) for kind in KINDS):
+        faults.append("budget: every detector's share is 0, so nothing could fire; give at least one a share")
+    if rules.life.check_s > rules.life.calm_s:
+        faults.append("life.check_s: is longer than life.calm_s; an open alert would not be looked at in time")
+    return faults

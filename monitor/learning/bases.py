@@ -94,7 +94,7 @@ def _packaged(name: str) -> Path:
 
 def _from_hub(base: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(base, allow_patterns=list(_HUB_FILES)))

@@ -1,155 +1,139 @@
-"""What a network's answers are worth: temperatures, thresholds and the polarity map, fitted on the validation split alone."""
+"""After training: temperatures, thresholds and polarity knots, fitted on the validation split alone."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from monitor.errors import Fatal
-from monitor.learning.features import make_examples
-from monitor.learning.metrics import calibration_error, classification, multilabel, polarity_figures, tag_f1
-from monitor.learning.recipe import Recipe
-from monitor.learning.rows import LabelledRow, splits_of
+from monitor.learning.metrics import classification, multilabel, tag_f1
 
-_KNOTS = 9
+Floats = NDArray[np.float64]
+KNOTS_X = (-1.0, -0.5, 0.0, 0.5, 1.0)
+_PER_LABEL_SUPPORT_MIN = 20  # with fewer rows a threshold of its own would fit noise
 
 
-def calibrate(run: Path, rows: Sequence[LabelledRow], split: str = "valid") -> tuple[dict[str, Any], dict[str, Any]]:
-    """(calibration for `export_bundle`, figures on that split before and after). Raises Fatal for another run's rows."""
-    from tokenizers import Tokenizer
+def fit_calibration(outputs: Mapping[str, Any], *, risk_max: float = 0.10) -> dict[str, Any]:
+    """What `export_bundle` wants as `calibration`, from the network's answers on the validation split.
 
-    from exporters.network import load_run
-    from monitor.learning.train import predict
+    `outputs`: `document`, `mention`, `topic`: (logits [n, c], class numbers [n]); `events`: (logits [n, e], 0/1 [n, e]);
+    `evidence`: list of (probabilities [tokens, 3], tags [tokens]); `polarity`: (mention logits [n, 3], scores [n]).
+    Tasks may be missing. `risk_max`: share of wrong answers among those that are not abstained from.
+    """
+    found: dict[str, Any] = {}
+    for task in ("document", "mention", "topic"):
+        if task in outputs:
+            found[task] = {"temperature": round(fit_temperature(*outputs[task]), 4)}
+    if "mention" in outputs:
+        logits, truth = outputs["mention"]
+        limit = fit_abstention(softmax(logits, found["mention"]["temperature"]), truth, risk_max=risk_max)
+        found["mention"]["abstain_below"] = limit["abstain_below"]
+    if "events" in outputs:
+        logits, truth = outputs["events"]
+        found["events"] = {"thresholds": fit_event_thresholds(1.0 / (1.0 + np.exp(-np.asarray(logits))), truth)}
+    if "evidence" in outputs:
+        found["evidence"] = {"threshold": fit_evidence_threshold(outputs["evidence"])}
+    if "polarity" in outputs and "mention" in found:
+        logits, scores = outputs["polarity"]
+        p = softmax(logits, found["mention"]["temperature"])
+        found["polarity"] = {"knots_x": list(KNOTS_X), "knots_y": fit_knots(p[:, 2] - p[:, 0], scores)}
+    return found
 
-    recipe = Recipe.model_validate(json.loads((run / "run.json").read_text("utf-8"))["recipe"])
-    network = load_run(run / "best")
-    tokenizer = Tokenizer.from_file(str(run / "best" / "tokenizer.json"))
-    sides = splits_of(rows, valid_percent=recipe.data.valid_percent, test_percent=recipe.data.test_percent)
-    chosen = [row for row, side in zip(rows, sides, strict=True) if side == split]
-    if not chosen:
-        raise Fatal(f"{run}: the data have no {split} split")
-    spec = network.spec
-    examples = make_examples(chosen, tokenizer, recipe, topics=spec.topics, events=spec.events)
-    return fit(predict(network, examples))
+
+def softmax(logits: ArrayLike, temperature: float = 1.0) -> Floats:
+    """Along the last axis."""
+    scaled = np.asarray(logits, dtype=np.float64) / temperature
+    scaled = np.exp(scaled - scaled.max(-1, keepdims=True))
+    return np.asarray(scaled / scaled.sum(-1, keepdims=True))
 
 
-def fit(gathered: dict[str, list[Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """From (prediction, truth) pairs by task to calibration and figures."""
-    calibration: dict[str, Any] = {}
+def fit_temperature(logits: ArrayLike, truth: ArrayLike) -> float:
+    """The one number that minimises the negative log-likelihood (Guo et al. 2017), searched from 0.25 to 8."""
+    x, t = np.asarray(logits, dtype=np.float64), np.asarray(truth, dtype=np.int64)
+
+    def loss(log_temperature: float) -> float:
+        p = softmax(x, float(np.exp(log_temperature)))
+        return float(-np.log(np.maximum(p[np.arange(len(t)), t], 1e-12)).mean())
+
+    grid = np.linspace(np.log(0.25), np.log(8.0), 141)
+    return float(np.exp(grid[int(np.argmin([loss(g) for g in grid]))]))
+
+
+def fit_abstention(probabilities: ArrayLike, truth: ArrayLike, *, risk_max: float) -> dict[str, float]:
+    """The lowest confidence from which on at most `risk_max` of the answers are wrong; with its coverage and risk."""
+    p, t = np.asarray(probabilities), np.asarray(truth)
+    sure = p.max(-1)
+    order = np.argsort(-sure, kind="stable")
+    wrong = np.cumsum(p.argmax(-1)[order] != t[order]) / np.arange(1, len(t) + 1)
+    kept = np.flatnonzero(wrong <= risk_max)
+    if not len(kept):
+        return {"abstain_below": 1.0, "coverage": 0.0, "risk": 0.0}
+    last = int(kept[-1])
+    limit = 0.0 if last == len(t) - 1 else float(sure[order[last]])
+    return {
+        "abstain_below": float(np.floor(limit * 1e4) / 1e4),
+        "coverage": (last + 1) / len(t),
+        "risk": float(wrong[last]),
+    }
+
+
+def fit_event_thresholds(probabilities: ArrayLike, truth: ArrayLike) -> list[float]:
+    """One threshold for all by micro F1; labels with enough rows get their own, half-way between theirs and the common one."""
+    p, t = np.asarray(probabilities), np.asarray(truth, dtype=bool)
+    grid = np.linspace(0.1, 0.95, 86)
+    common = float(grid[int(np.argmax([multilabel(t, p >= g)["micro_f1"] for g in grid]))])
+    limits = []
+    for column in range(p.shape[1]):
+        limit = common
+        if t[:, column].sum() >= _PER_LABEL_SUPPORT_MIN:
+            one = slice(column, column + 1)
+            own = grid[int(np.argmax([multilabel(t[:, one], p[:, one] >= g)["micro_f1"] for g in grid]))]
+            limit = (common + float(own)) / 2
+        limits.append(round(limit, 3))
+    return limits
+
+
+def fit_evidence_threshold(answers: Sequence[tuple[ArrayLike, ArrayLike]]) -> float:
+    """On p(B) + p(I), by token F1."""
+    inside = [np.asarray(p)[:, 1:].sum(-1) for p, _ in answers]
+    tags = [(np.asarray(t) > 0).astype(np.int64) for _, t in answers]
+    grid = np.linspace(0.1, 0.8, 71)
+    scores = [tag_f1([(t, (p >= g).astype(np.int64)) for t, p in zip(tags, inside, strict=True)]) for g in grid]
+    return round(float(grid[int(np.argmax(scores))]), 3)
+
+
+def fit_knots(said: ArrayLike, scores: ArrayLike, *, ridge: float = 3.0) -> list[float]:
+    """Heights at KNOTS_X of the monotone piecewise-linear map from p(+) − p(−) to scores, by projected least squares.
+
+    The ridge pulls towards the straight line that fits best, so that a stretch with few rows follows its neighbours.
+    """
+    x, y = np.asarray(said, dtype=np.float64), np.asarray(scores, dtype=np.float64)
+    knots = np.array(KNOTS_X)
+    hats = np.stack([np.interp(x, knots, np.eye(len(knots))[k]) for k in range(len(knots))], axis=1)
+    slope, base = (float(v) for v in np.polyfit(x, y, 1)) if len(set(x.tolist())) > 1 else (1.0, 0.0)
+    line = base + max(slope, 0.0) * knots
+    left = hats.T @ hats + ridge * np.eye(len(knots))
+    heights = np.linalg.solve(left, hats.T @ y + ridge * line)
+    heights = np.clip(np.maximum.accumulate(heights), -1.0, 1.0)
+    return [round(float(h), 4) for h in heights]
+
+
+def calibration_figures(outputs: Mapping[str, Any], calibration: Mapping[str, Any]) -> dict[str, Any]:
+    """ECE before and after, and what the abstention rule costs and buys, on whatever split `outputs` is of."""
     figures: dict[str, Any] = {}
     for task in ("document", "mention"):
-        if gathered[task]:
-            p, truth = _columns(gathered[task])
-            t = best_temperature(p, truth)
-            calibration[task] = {"temperature": round(t, 4)}
-            scaled = scale(p, t)
-            result = classification(truth, scaled)
-            figures[task] = {k: result[k] for k in ("n", "accuracy", "macro_f1", "ece")} | {
-                "ece_before": calibration_error(truth, p)
-            }
-            if task == "mention":
-                calibration[task]["abstain_below"] = round(abstain_below(scaled, truth), 4)
-    if gathered["topic"]:
-        logits, truth = _columns(gathered["topic"])
-        p = np.exp(logits - logits.max(-1, keepdims=True))
-        t = best_temperature(p / p.sum(-1, keepdims=True), truth)
-        calibration["topic"] = {"temperature": round(t, 4)}
-        figures["topic"] = {"n": len(truth), "accuracy": float((logits.argmax(-1) == truth).mean())}
-    if gathered["events"]:
-        p, truth = _columns(gathered["events"])
-        limits = [best_threshold(p[:, i], truth[:, i]) for i in range(p.shape[1])]
-        calibration["events"] = {"thresholds": [round(limit, 3) for limit in limits]}
-        result = multilabel(truth, p >= np.array(limits))
-        figures["events"] = {"n": len(truth), "micro_f1": result["micro_f1"], "macro_f1": result["macro_f1"]}
-    if gathered["evidence"]:
-        limit = best_evidence_threshold(gathered["evidence"])
-        calibration["evidence"] = {"threshold": round(limit, 3)}
-        figures["evidence"] = {"n": len(gathered["evidence"]), "token_f1": evidence_f1(gathered["evidence"], limit)}
-    if len(gathered["polarity"]) >= 20:
-        said, truth = _columns(gathered["polarity"])
-        x, y = monotone_knots(said, truth)
-        calibration["polarity"] = {"knots_x": x, "knots_y": y}
-        figures["polarity"] = polarity_figures(truth, np.interp(said, x, y))
-    return calibration, _rounded(figures)
-
-
-def scale(probabilities: NDArray[Any], temperature: float) -> NDArray[Any]:
-    """Temperature scaling of probabilities: their logarithms are logits up to a constant."""
-    logits = np.log(np.maximum(probabilities, 1e-9)) / temperature
-    p = np.exp(logits - logits.max(-1, keepdims=True))
-    return p / p.sum(-1, keepdims=True)  # type: ignore[no-any-return]
-
-
-def best_temperature(probabilities: NDArray[Any], truth: NDArray[Any]) -> float:
-    """The temperature of least negative log likelihood (Guo et al. 2017), by golden section."""
-
-    def loss(t: float) -> float:
-        return float(-np.log(np.maximum(scale(probabilities, t)[np.arange(len(truth)), truth], 1e-12)).mean())
-
-    return _golden(loss, 0.3, 5.0)
-
-
-def abstain_below(probabilities: NDArray[Any], truth: NDArray[Any], coverage: float = 0.97) -> float:
-    """The confidence that the surest `coverage` of the rows reach: below it the model says that it does not know."""
-    return float(np.quantile(probabilities.max(-1), 1.0 - coverage)) if len(truth) else 0.0
-
-
-def best_threshold(scores: NDArray[Any], truth: NDArray[Any]) -> float:
-    """Of highest F1 for one label; with fewer than five positives the neutral one."""
-    if truth.sum() < 5:
-        return 0.5
-    limits = np.linspace(0.1, 0.95, 35)
-    return float(max(limits, key=lambda limit: multilabel(truth[:, None], (scores >= limit)[:, None])["micro_f1"]))
-
-
-def best_evidence_threshold(pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -> float:
-    return float(max(np.linspace(0.1, 0.8, 29), key=lambda limit: evidence_f1(pairs, float(limit))))
-
-
-def evidence_f1(pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]], limit: float) -> float:
-    return tag_f1([(truth, (p[:, 1] + p[:, 2] >= limit).astype(np.int64)) for p, truth in pairs])
-
-
-def monotone_knots(said: NDArray[Any], truth: NDArray[Any]) -> tuple[list[float], list[float]]:
-    """A rising piecewise-linear map from p(+) − p(−) to the labelled score: pooled adjacent violators over quantile means."""
-    cuts = np.array_split(np.argsort(said, kind="stable"), min(_KNOTS, len(said)))
-    x = np.array([said[c].mean() for c in cuts])
-    blocks = [[float(truth[c].mean()), len(c), 1] for c in cuts]
-    merged: list[list[float]] = []
-    for block in blocks:
-        merged.append(list(block))
-        while len(merged) > 1 and merged[-2][0] > merged[-1][0]:
-            b, a = merged.pop(), merged.pop()
-            weight = a[1] + b[1]
-            merged.append([(a[0] * a[1] + b[0] * b[1]) / weight, weight, a[2] + b[2]])
-    y = np.repeat([m[0] for m in merged], [int(m[2]) for m in merged])
-    xs, first = np.unique(np.round(np.concatenate([[-1.0], x, [1.0]]), 4), return_index=True)
-    ys = np.concatenate([[min(y[0], -0.5)], y, [max(y[-1], 0.5)]])[first]
-    return xs.tolist(), np.round(np.maximum.accumulate(np.clip(ys, -1, 1)), 4).tolist()
-
-
-def _golden(loss: Callable[[float], float], low: float, high: float) -> float:
-    ratio = (5**0.5 - 1) / 2
-    for _ in range(40):
-        a, b = high - ratio * (high - low), low + ratio * (high - low)
-        if loss(a) < loss(b):
-            high = b
-        else:
-            low = a
-    return (low + high) / 2
-
-
-def _columns(pairs: Sequence[tuple[Any, Any]]) -> tuple[NDArray[Any], NDArray[Any]]:
-    one, other = zip(*pairs, strict=True)
-    return np.array(one), np.array(other)
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _rounded(inner) for key, inner in value.items()}
-    return round(value, 4) if isinstance(value, float) else value
+        if task in outputs:
+            logits, truth = outputs[task]
+            raw = classification(truth, softmax(logits))["ece"]
+            after = softmax(logits, calibration[task]["temperature"])
+            figures[task] = {"ece_before": raw, "ece_after": classification(truth, after)["ece"]}
+    if "mention" in outputs:
+        logits, truth = outputs["mention"]
+        p = softmax(logits, calibration["mention"]["temperature"])
+        kept = p.max(-1) >= calibration["mention"]["abstain_below"]
+        right = p.argmax(-1) == np.asarray(truth)
+        risk = float(1.0 - right[kept].mean()) if kept.any() else 0.0
+        figures["mention"] |= {"coverage": float(kept.mean()), "risk": risk}
+    return figures

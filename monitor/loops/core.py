@@ -1,42 +1,46 @@
-"""The reasoning of one partition: event time, one voice a story, windows, detectors, alerts. Pure; no clock, no I/O.
+"""The partition core: what `watch` knows of one partition of mentions. Pure: no clock, no I/O, no logging.
 
-Mentions wait until the watermark has passed their minute and are then folded in the order of (time, id), so that the order
-of arrival within the lateness changes nothing. An entity is judged at the end of each minute in which it was spoken of and,
-while it has an open alert, every quarter of an hour. The same core runs live and in backtests.
+Mentions wait until the watermark has passed their base bucket of 60 seconds; then they are folded in the order of
+(published_at_ms, id), entities that were spoken of are evaluated at the bucket's end, and open alerts at their timers. So
+neither the order of arrival within the lateness, nor where batches are cut, nor a restart changes what is decided: state
+blobs hold the records that decay, and the windows are read back from the stored mentions (`reach_back_ms`).
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TypeVar
 
 import msgspec
 
 from monitor.alerting import (
-    BLOCK_MS,
-    BLOCKS_A_DAY,
-    Change,
-    EntityBaseline,
-    Finding,
-    Life,
-    MarketBaseline,
+    OPENED,
+    Budget,
+    BudgetState,
+    Expected,
+    Habit,
+    Market,
+    OpenAlert,
     Reason,
     Rules,
-    Tribunal,
-    brief,
-    close,
-    decisive,
-    detect_burst,
-    detect_tone,
-    expect,
-    fires_without,
-    limit_log10_p,
-    ranked,
+    Said,
+    Signal,
+    Voices,
+    alert_id,
+    burst,
+    close_block,
+    divergence,
+    drift,
+    expected,
+    exposure,
+    reasons,
+    severity,
     step,
-    told,
-    voices_to_fire,
+    tone_shift,
 )
 from monitor.clock import to_rfc3339
 from monitor.errors import Fatal
@@ -54,96 +58,121 @@ from monitor.windows import (
     bucket_start_ms,
 )
 
-MINUTE_MS, HOUR_MS, DAY_MS = 60_000, 3_600_000, 86_400_000
-WINDOWS_MS = (300_000, HOUR_MS, BLOCK_MS, DAY_MS)
-_SHORT, _LONG = 1, 2
-_RECHECK_MS = 900_000
-_STATE_VERSION = 1
-_KINDS = ("burst", "tone")
+T = TypeVar("T")
+STATE_VERSION = 1
+HOUR_MS = 3_600_000
+HORIZON_MS = 24 * HOUR_MS
+MARKET_WINDOW_MS = 4 * HOUR_MS
 
 
 class Fate(StrEnum):
-    """What became of a mention; also the label of the metric."""
+    """What became of a mention. Only FOLDED counts in windows; the others are stored, counted, and change nothing."""
 
     FOLDED = "folded"
     LATE = "late"
     FUTURE = "future"
+    DUPLICATE = "duplicate"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchPolicy:
-    """What a core remembers. `reach_back_ms`: how much of the record a restart reads back."""
+    """`budget_share`: the partition's part of the watchlist's budget, 1 / partitions."""
 
-    bucket_ms: int = MINUTE_MS
-    novelty: NoveltyPolicy = field(default_factory=NoveltyPolicy)
+    bucket_ms: int = 60_000
+    lateness_ms: int = 120_000
+    idle_after_ms: int = 30_000
+    future_max_ms: int = 300_000
+    budget_share: float = 1.0
+
+    @classmethod
+    def of(cls, rules: Rules, *, partitions: int) -> WatchPolicy:
+        """As the rule file and the number of partitions say."""
+        return cls(
+            lateness_ms=round(rules.time.lateness_s * 1000),
+            idle_after_ms=round(rules.time.idle_after_s * 1000),
+            future_max_ms=round(rules.time.future_max_s * 1000),
+            budget_share=1.0 / partitions,
+        )
 
     @property
     def reach_back_ms(self) -> int:
-        return WINDOWS_MS[-1] + self.novelty.horizon_ms
+        """How far before the watermark stored mentions must be read back: the longest window, and the novelty horizon before it."""
+        return 2 * HORIZON_MS + self.bucket_ms
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Outcome:
-    """What must be written: absolute sums of closed buckets, states of the entities that changed, steps of alerts."""
+    """What a step decided, to be written in one transaction."""
 
     buckets: tuple[BucketRow, ...] = ()
     entity_states: Mapping[str, bytes] = field(default_factory=dict)
     transitions: tuple[AlertTransition, ...] = ()
+    next_timer_ms: int | None = None
 
 
 class _EntityState(msgspec.Struct, array_like=True):
+    """The blob of one entity. `opened`: (moment, score) of the last alert in each direction."""
+
     version: int
-    baseline: EntityBaseline
-    lives: list[Life]
-    best: list[float]
+    habits: dict[str, Habit]
+    alert: OpenAlert | None
+    opened: dict[str, tuple[int, float]]
 
 
 class _PartitionState(msgspec.Struct, array_like=True):
+    """The blob that the partition's entities share."""
+
     version: int
-    folded_until_ms: int
     newest_ms: dict[str, int]
-    market: MarketBaseline
-    tribunals: list[Tribunal]
-    market_tone: list[float]
+    markets: dict[str, Market]
+    budget: BudgetState | None
+    opened_ms: list[int]
+    counts: dict[str, int]
+
+
+class _Ear:
+    """What was said lately about one entity in one channel; dropped when the last 24 hours are silent."""
+
+    __slots__ = ("decisive_ms", "novelty", "sums")
+
+    def __init__(self, lengths_ms: tuple[int, ...], policy: NoveltyPolicy) -> None:
+        self.novelty = NoveltyMemory(policy)
+        self.sums = SlidingSums(lengths_ms)
+        self.decisive_ms: int | None = None
 
 
 class _Entity:
-    """What is known of one company. `memory` and `sums` exist only while somebody speaks of it."""
-
-    __slots__ = ("baseline", "best", "lives", "memory", "sums")
+    __slots__ = ("alert", "ears", "habits", "opened")
 
     def __init__(self, state: _EntityState | None = None) -> None:
-        self.baseline = state.baseline if state else EntityBaseline()
-        self.lives = state.lives if state else [Life() for _ in _KINDS]
-        self.best = state.best if state else [0.0 for _ in _KINDS]
-        self.memory: NoveltyMemory | None = None
-        self.sums: SlidingSums | None = None
-
-    def encode(self) -> bytes:
-        state = _EntityState(version=_STATE_VERSION, baseline=self.baseline, lives=self.lives, best=self.best)
-        return msgspec.msgpack.encode(state)
+        self.habits: dict[str, Habit] = state.habits if state else {}
+        self.alert: OpenAlert | None = state.alert if state else None
+        self.opened: dict[str, tuple[int, float]] = state.opened if state else {}
+        self.ears: dict[str, _Ear] = {}
 
 
 class PartitionCore:
-    """`take` mentions, then `advance`; `tick` when nobody speaks; `finish` at the end of a file."""
+    """Take mentions, advance, write what comes out. See the module's docstring."""
 
-    def __init__(self, *, policy: WatchPolicy, rules: Rules, names: Mapping[str, str]) -> None:
-        """`names`: entity → company name of the whole watchlist; the budget is shared out over it."""
+    def __init__(self, *, policy: WatchPolicy, rules: Rules, names: Mapping[str, str] = {}) -> None:
         self._policy, self._rules, self._names = policy, rules, names
-        self._keep = 0.5 ** (1.0 / (rules.baseline.half_life_days * BLOCKS_A_DAY))
-        self._watermark = self._make_watermark(None, {})
-        self._until_ms = -1
-        self._waiting: list[tuple[int, str, ScoredMention]] = []
+        self._lengths_ms = tuple(1000 * window_s for window_s in rules.windows_s)
+        self._novelty = NoveltyPolicy(horizon_ms=HORIZON_MS)
+        self._decisive = frozenset(event.casefold() for event in rules.voices.decisive_events)
+        self._words = tuple(word.casefold() for word in rules.voices.decisive_words)
+        self._watermark = Watermark(policy=_watermark_policy(policy))
         self._entities: dict[str, _Entity] = {}
-        self._market = MarketBaseline()
-        self._tribunals = [Tribunal() for _ in _KINDS]
-        self._market_tone = [0.0, 0.0]
+        self._markets: dict[str, Market] = {}
+        self._loud: dict[str, deque[tuple[int, int, int]]] = {}
+        self._loud_sums: dict[str, list[int]] = {}
+        self._budget: Budget | None = None
+        self._opened_ms: list[int] = []
+        self._pending: dict[str, ScoredMention] = {}
+        self._folded_to_ms: int | None = None
         self._timers: list[tuple[int, str]] = []
-        self._timed: dict[str, int] = {}
-        self._swept_block = -1
-        self._buckets: list[BucketRow] = []
         self._dirty: set[str] = set()
-        self._transitions: list[AlertTransition] = []
+        self._exposures: dict[tuple[str, int], float] = {}
+        self.counts: Counter[str] = Counter()
 
     @classmethod
     def restore(
@@ -157,352 +186,571 @@ class PartitionCore:
         entity_states: Mapping[str, bytes],
         recent: Iterable[ScoredMention],
     ) -> PartitionCore:
-        """As if it had never stopped. `recent`: stored mentions from `reach_back_ms` before the watermark on."""
+        """The core that wrote these, as if it had never stopped. `recent`: see `WatchPolicy.reach_back_ms`; without late ones.
+
+        Raises Fatal when a blob comes from another version.
+        """
         core = cls(policy=policy, rules=rules, names=names)
-        shared = msgspec.msgpack.decode(state, type=_PartitionState)
-        if shared.version != _STATE_VERSION:
-            raise Fatal(f"database: partition state is version {shared.version}, this tapewatch reads {_STATE_VERSION}")
-        core._until_ms, core._market, core._market_tone = shared.folded_until_ms, shared.market, shared.market_tone
-        core._tribunals = shared.tribunals
-        core._watermark = core._make_watermark(watermark_ms, shared.newest_ms)
-        for entity, blob in sorted(entity_states.items()):
-            core._entities[entity] = _Entity(msgspec.msgpack.decode(blob, type=_EntityState))
-            if any(life.is_open for life in core._entities[entity].lives):
-                core._set_timer(entity, core._until_ms)
-        for mention in sorted(recent, key=lambda m: (m.published_at_ms, m.id)):
-            if mention.published_at_ms < core._until_ms:
-                core._hear(core._entity(mention.entity), mention)
-            else:
-                heapq.heappush(core._waiting, (mention.published_at_ms, mention.id, mention))
+        if state:
+            core._read_partition(_decode(state, _PartitionState, "the partition"), watermark_ms)
+        for name, blob in entity_states.items():
+            core._entities[name] = entity = _Entity(_decode(blob, _EntityState, f"entity {name}"))
+            if entity.alert is not None and core._folded_to_ms is not None:
+                heapq.heappush(core._timers, (core._next_check_ms(entity.alert, core._folded_to_ms), name))
+        core._read_back(recent)
         return core
 
     @property
     def watermark_ms(self) -> int | None:
         return self._watermark.value_ms
 
-    @property
-    def waiting(self) -> int:
-        """Mentions that wait for the watermark."""
-        return len(self._waiting)
-
-    def take(self, mention: ScoredMention, *, origin: str = "", now_ms: int | None = None) -> Fate:
-        """One new mention; the caller has made sure that it is new. Late and future ones change nothing that is decided."""
-        if self._watermark.observe(origin, mention.published_at_ms, now_ms=now_ms) is Arrival.FUTURE:
-            return Fate.FUTURE
-        if mention.published_at_ms < self._until_ms:
-            return Fate.LATE
-        heapq.heappush(self._waiting, (mention.published_at_ms, mention.id, mention))
-        return Fate.FOLDED
+    def take(self, mention: ScoredMention, *, origin: str, now_ms: int | None) -> Fate:
+        """Accept one mention; it waits until the watermark has passed. `now_ms` None: a history, nobody is idle or early."""
+        if mention.id in self._pending:
+            self.counts[Fate.DUPLICATE] += 1
+            return Fate.DUPLICATE
+        arrival = self._watermark.observe(
+            origin, mention.published_at_ms, now_ms=now_ms, floor_ms=self._policy.bucket_ms
+        )
+        fate = {Arrival.ON_TIME: Fate.FOLDED, Arrival.LATE: Fate.LATE, Arrival.FUTURE: Fate.FUTURE}[arrival]
+        self.counts[fate] += 1
+        if fate is Fate.FOLDED:
+            self._pending[mention.id] = mention
+        return fate
 
     def advance(self) -> Outcome:
-        """Fold what the watermark has passed and judge whoever was spoken of."""
+        """Fold what the watermark has passed, evaluate who was spoken of."""
         watermark_ms = self._watermark.value_ms
-        if watermark_ms is not None:
-            self._run(bucket_start_ms(watermark_ms, self._policy.bucket_ms))
-        return self._outcome()
+        if watermark_ms is None:
+            return Outcome()
+        return self._advance_to(bucket_start_ms(watermark_ms, self._policy.bucket_ms))
 
     def tick(self, now_ms: int, *, drained: bool) -> Outcome:
-        """Nobody speaks: event time moves on as wall time does."""
-        if drained:
-            self._watermark.tick(now_ms)
+        """Nobody speaks: let event time flow on."""
+        self._watermark.tick(now_ms, drained=drained)
         return self.advance()
 
     def finish(self) -> Outcome:
-        """The end of a file: everything is folded, and alerts are followed for another day."""
-        newest = max((at_ms for at_ms, _, _ in self._waiting), default=self._until_ms)
-        self._run(bucket_start_ms(max(newest, self._until_ms) + DAY_MS, self._policy.bucket_ms))
-        return self._outcome()
+        """The end of a file: every bucket that was begun is closed."""
+        end_ms = self._watermark.finish()
+        if end_ms is None:
+            return Outcome()
+        return self._advance_to(bucket_start_ms(end_ms, self._policy.bucket_ms) + self._policy.bucket_ms)
 
     def state(self) -> bytes:
-        """What the partition's entities share."""
-        shared = _PartitionState(
-            version=_STATE_VERSION,
-            folded_until_ms=self._until_ms,
-            newest_ms={str(origin): newest for origin, newest in self._watermark.newest_ms().items()},
-            market=self._market,
-            tribunals=self._tribunals,
-            market_tone=self._market_tone,
+        """What the partition's entities share; write it with the watermark."""
+        return msgspec.msgpack.encode(
+            _PartitionState(
+                version=STATE_VERSION,
+                newest_ms=self._watermark.newest_ms,
+                markets=dict(sorted(self._markets.items())),
+                budget=self._budget.state if self._budget else None,
+                opened_ms=self._opened_ms,
+                counts=dict(sorted(self.counts.items())),
+            )
         )
-        return msgspec.msgpack.encode(shared)
+
+    # Time.
+
+    def _advance_to(self, end_ms: int) -> Outcome:
+        buckets: list[BucketRow] = []
+        transitions: list[AlertTransition] = []
+        ready = sorted(
+            (m for m in self._pending.values() if m.published_at_ms < end_ms), key=lambda m: (m.published_at_ms, m.id)
+        )
+        at, length_ms = 0, self._policy.bucket_ms
+        while at < len(ready):
+            close_ms = bucket_start_ms(ready[at].published_at_ms, length_ms) + length_ms
+            self._run_timers(close_ms - 1, transitions)
+            batch = []
+            while at < len(ready) and ready[at].published_at_ms < close_ms:
+                batch.append(ready[at])
+                at += 1
+            buckets += self._fold_bucket(batch, close_ms - length_ms)
+            self._start_evaluating(close_ms)
+            for name in sorted({m.entity for m in batch}):
+                self._evaluate(name, close_ms, transitions)
+        for mention in ready:
+            del self._pending[mention.id]
+        self._run_timers(end_ms, transitions)
+        if self._folded_to_ms is None or end_ms > self._folded_to_ms:
+            self._folded_to_ms = end_ms
+            self._forget(end_ms)
+        states = {name: self._entity_blob(name) for name in sorted(self._dirty)}
+        self._dirty.clear()
+        return Outcome(
+            buckets=tuple(buckets),
+            entity_states=states,
+            transitions=tuple(transitions),
+            next_timer_ms=self._timers[0][0] if self._timers else None,
+        )
+
+    def _run_timers(self, until_ms: int, transitions: list[AlertTransition]) -> None:
+        """Look at open alerts although nobody speaks of them, in the order of time."""
+        while self._timers and self._timers[0][0] <= until_ms:
+            due_ms, name = heapq.heappop(self._timers)
+            entity = self._entities[name]
+            if entity.alert is None or self._next_check_ms(entity.alert, due_ms - 1) != due_ms:
+                continue
+            self._start_evaluating(due_ms)
+            self._evaluate(name, due_ms, transitions)
+            if entity.alert is not None:
+                heapq.heappush(self._timers, (self._next_check_ms(entity.alert, due_ms), name))
+
+    def _next_check_ms(self, alert: OpenAlert, after_ms: int) -> int:
+        """Checks lie at opened_ms + k × check_s, so that a restart finds the same ones."""
+        every_ms = round(self._rules.life.check_s * 1000)
+        return alert.opened_ms + ((after_ms - alert.opened_ms) // every_ms + 1) * every_ms
+
+    def _forget(self, at_ms: int) -> None:
+        """Once an hour of event time: entities that are silent for a day keep only their record."""
+        if at_ms // HOUR_MS == (at_ms - self._policy.bucket_ms) // HOUR_MS and len(self._entities) < 10_000:
+            return
+        for entity in self._entities.values():
+            if not entity.ears:
+                continue
+            for channel, ear in list(entity.ears.items()):
+                ear.novelty.forget_before(at_ms - HORIZON_MS)
+                ear.sums.expire(at_ms)
+                if not len(ear.novelty) and not ear.sums.stories:
+                    del entity.ears[channel]
 
     # Folding.
 
-    def _run(self, until_ms: int) -> None:
-        """Minutes and timers in the order of event time, up to `until_ms`."""
-        if until_ms <= self._until_ms:
-            return
-        while True:
-            minute_ms = self._minute_end(self._waiting[0][0]) if self._waiting else until_ms + 1
-            timer_ms = self._timers[0][0] if self._timers else until_ms + 1
-            at_ms = min(minute_ms, timer_ms)
-            if at_ms > until_ms:
-                break
-            self._sweep(at_ms)
-            touched = self._fold_minute(at_ms) if minute_ms == at_ms else set()
-            while self._timers and self._timers[0][0] <= at_ms:
-                _, entity = heapq.heappop(self._timers)
-                self._timed.pop(entity, None)
-                touched.add(entity)
-            for entity in sorted(touched):
-                self._judge(entity, self._entities[entity], at_ms)
-        self._until_ms = until_ms
-
-    def _minute_end(self, at_ms: int) -> int:
-        return bucket_start_ms(at_ms, self._policy.bucket_ms) + self._policy.bucket_ms
-
-    def _fold_minute(self, end_ms: int) -> set[str]:
+    def _fold_bucket(self, batch: Sequence[ScoredMention], start_ms: int) -> list[BucketRow]:
         sums: dict[tuple[str, Channel], list[float]] = {}
-        touched = set()
-        while self._waiting and self._waiting[0][0] < end_ms:
-            _, _, mention = heapq.heappop(self._waiting)
-            entity = self._entity(mention.entity)
-            self._roll(entity, (end_ms - 1) // BLOCK_MS)
-            story, weight = self._hear(entity, mention)
-            row = sums.setdefault((mention.entity, mention.channel), [0.0] * 7)
-            row[0] += 1
-            if story is not None:
-                entity.baseline.hear(weight, story.negative_u / UNIT, story.positive_u / UNIT, mention.polarity)
-                keep = 1.0 - 1e-4
-                self._market_tone = [
-                    self._market_tone[0] * keep + weight,
-                    self._market_tone[1] * keep + weight * mention.polarity,
-                ]
-                negative, positive = story.negative_u / UNIT, story.positive_u / UNIT
-                values = (weight, negative, weight - negative - positive, positive)
-                for i, value in enumerate((*values, weight * mention.polarity, weight * mention.polarity**2), 1):
-                    row[i] += value
-            touched.add(mention.entity)
+        hour = start_ms // HOUR_MS
+        if self._budget is None:
+            self._budget = self._make_budget(BudgetState(since_ms=start_ms))
+        for mention in batch:
+            entity = self._entities.get(mention.entity)
+            if entity is None:
+                entity = self._entities[mention.entity] = _Entity()
+            market = self._markets.get(mention.channel)
+            if market is None:
+                market = self._markets[mention.channel] = Market(hour=hour, first_hour=hour)
+            if hour > market.hour:
+                market.move_to(hour, self._rules.baseline)
+                self._exposures.clear()
+            total_u, negative_u, positive_u, polarity_u = self._hear(entity, mention)
+            weights = (total_u / UNIT, negative_u / UNIT, positive_u / UNIT, polarity_u / UNIT)
+            self._remember(entity, market, mention, weights)
+            row = sums.setdefault((mention.entity, mention.channel), [0.0] * 6)
+            values = (1, *weights, weights[3] * mention.polarity)
+            for index, value in enumerate(values):
+                row[index] += value
             self._dirty.add(mention.entity)
-        self._buckets += [_bucket(key, end_ms - self._policy.bucket_ms, row) for key, row in sorted(sums.items())]
-        return touched
+        return [
+            BucketRow(
+                entity=name,
+                channel=channel,
+                start_ms=start_ms,
+                raw_n=int(row[0]),
+                effective_n=round(row[1], 6),
+                negative=round(row[2], 6),
+                neutral=round(row[1] - row[2] - row[3], 6),
+                positive=round(row[3], 6),
+                polarity_sum=round(row[4], 6),
+                polarity_sq_sum=round(row[5], 6),
+            )
+            for (name, channel), row in sorted(sums.items())
+        ]
 
-    def _hear(self, entity: _Entity, mention: ScoredMention) -> tuple[Story | None, float]:
-        """One voice a story: a copy adds nothing but to the story's count; little that is new counts little."""
-        if entity.memory is None or entity.sums is None:
-            entity.memory, entity.sums = NoveltyMemory(self._policy.novelty), SlidingSums(WINDOWS_MS)
-        at_ms, title = mention.published_at_ms, mention.text.split("\n", 1)[0]
-        heard, fresh, spoken = entity.memory.hear(at_ms, title, mention.author, None)
+    def _hear(self, entity: _Entity, mention: ScoredMention) -> tuple[int, int, int, int]:
+        """Novelty and windows: nothing here but what can be read back from stored mentions. Returns its weights in millionths."""
+        ear = entity.ears.get(mention.channel)
+        if ear is None:
+            ear = entity.ears[mention.channel] = _Ear(self._lengths_ms, self._novelty)
+        at_ms = mention.published_at_ms
+        hearing = ear.novelty.hear(at_ms, mention.text, mention.author, None)
+        heard = hearing.heard
         if heard.root is not heard:
-            if isinstance(heard.root.token, Story):
-                heard.root.token.copies += 1
-            return None, 0.0
-        rules = self._rules.voices
-        novel = max(rules.repeated_weight, min(1.0, fresh / rules.new_words_full))
-        weight = novel / (1.0 + spoken)
+            story = heard.root.token
+            if isinstance(story, Story):
+                story.copies += 1
+            return 0, 0, 0, 0
+        own = self._rules.voices
+        weight = own.stale_weight + (1.0 - own.stale_weight) * min(1.0, hearing.fresh / 0.4)
+        weight /= (1.0 + own.author_discount * hearing.spoken) * (1.0 + own.crowd_discount * hearing.crowd)
+        if self._is_decisive(mention):
+            if ear.decisive_ms is None or at_ms - ear.decisive_ms > HORIZON_MS:
+                weight *= own.decisive_weight
+            ear.decisive_ms = at_ms
         total_u = round(weight * UNIT)
-        label = "neutral" if mention.abstained else mention.label
-        story = Story(
+        if mention.abstained:
+            negative_u = positive_u = polarity_u = 0
+        else:
+            negative_u = round(weight * mention.probabilities[0] * UNIT)
+            positive_u = round(weight * mention.probabilities[2] * UNIT)
+            polarity_u = round(weight * mention.polarity * UNIT)
+        heard.token = story = Story(
             at_ms=at_ms,
             total_u=total_u,
-            negative_u=total_u if label == "negative" else 0,
-            positive_u=total_u if label == "positive" else 0,
-            polarity_u=round(weight * mention.polarity * UNIT),
+            negative_u=negative_u,
+            positive_u=positive_u,
+            polarity_u=polarity_u,
             mention=mention,
         )
-        heard.token = story
-        entity.sums.add(story)
-        return story, total_u / UNIT
+        ear.sums.add(story)
+        self._loud.setdefault(mention.channel, deque()).append((at_ms, total_u, polarity_u))
+        loud = self._loud_sums.setdefault(mention.channel, [0, 0])
+        loud[0] += total_u
+        loud[1] += polarity_u
+        return total_u, negative_u, positive_u, polarity_u
 
-    def _roll(self, entity: _Entity, block: int) -> None:
-        """Close the entity's blocks before this one; what was best in it is what the tribunal remembers."""
-        before = entity.baseline.block
-        closed = entity.baseline.roll_to(block, self._keep)
-        if closed is None:
-            return
-        self._market.learn(before, closed, len(self._entities))
-        for kind, tribunal in enumerate(self._tribunals):
-            tribunal.learn(entity.best[kind], (before + 1) * BLOCK_MS, self._rules.baseline.half_life_days)
-            entity.best[kind] = 0.0
-
-    def _sweep(self, at_ms: int) -> None:
-        """Once a block: memories of those of whom nobody spoke for two days are let go."""
-        block = at_ms // BLOCK_MS
-        if block == self._swept_block:
-            return
-        self._swept_block = block
-        for entity in self._entities.values():
-            if entity.memory is None or entity.sums is None:
-                continue
-            entity.memory.forget_before(at_ms - self._policy.novelty.horizon_ms)
-            entity.sums.expire(at_ms)
-            if not len(entity.memory) and not entity.sums.stories:
-                entity.memory = entity.sums = None
-
-    # Judging.
-
-    def _judge(self, name: str, entity: _Entity, at_ms: int) -> None:
-        self._roll(entity, (at_ms - 1) // BLOCK_MS)
-        self._dirty.add(name)
-        findings = self._findings(entity, at_ms)
-        share = len(self._entities) / max(len(self._names), len(self._entities))
-        for kind, finding in enumerate(findings):
-            if finding is not None:
-                entity.best[kind] = min(entity.best[kind], finding.log10_p)
-            limit = limit_log10_p(self._rules, self._tribunals[kind], len(self._entities), share / len(_KINDS))
-            life = entity.lives[kind]
-            change, reason = step(life, name, finding, limit, at_ms, self._rules.life, self._rules.fingerprint)
-            if change is not None:
-                self._tell(name, entity, kind, finding, limit, change, reason, at_ms)
-            if change == "resolved":
-                close(life, at_ms, self._rules.life)
-        if any(life.is_open for life in entity.lives):
-            self._set_timer(name, at_ms)
-
-    def _findings(self, entity: _Entity, at_ms: int) -> list[Finding | None]:
-        if entity.sums is None:
-            return [None, None]
-        entity.sums.expire(at_ms)
-        short, long = entity.sums.window(_SHORT), entity.sums.window(_LONG)
-        burst = tone = None
-        if self._rules.burst.enabled:
-            burst = detect_burst(short, long, entity.baseline, self._market, self._rules, at_ms)
-        if self._rules.tone.enabled and long.total >= self._rules.tone.voices_min:
-            square = sum(s.polarity_u**2 / max(1, s.total_u) for s in entity.sums.inside(_LONG)) / UNIT
-            usual = self._market_tone[1] / max(1.0, self._market_tone[0])
-            tone = detect_tone(long, square, entity.baseline, usual, self._rules)
-        return [burst, tone]
-
-    def _set_timer(self, entity: str, at_ms: int) -> None:
-        if entity not in self._timed:
-            due_ms = at_ms - at_ms % _RECHECK_MS + _RECHECK_MS
-            self._timed[entity] = due_ms
-            heapq.heappush(self._timers, (due_ms, entity))
-
-    def _tell(  # noqa: PLR0917 - everything that an alert is made of
+    def _remember(
         self,
-        name: str,
         entity: _Entity,
-        kind: int,
-        finding: Finding | None,
-        limit: float,
-        change: Change,
-        reason: Reason,
-        at_ms: int,
+        market: Market,
+        mention: ScoredMention,
+        weights: tuple[float, float, float, float],
     ) -> None:
-        life = entity.lives[kind]
-        alert = self._alert(name, entity, kind, finding, limit, at_ms, resolved=change == "resolved")
-        assert alert.id == life.id
-        self._transitions.append(AlertTransition(alert=alert, change=change, reason=str(reason), at_ms=at_ms))
+        """The records that decay: these live in the state blobs."""
+        own = self._rules
+        habit = entity.habits.get(mention.channel)
+        if habit is None:
+            market.entities += 1
+            habit = entity.habits[mention.channel] = Habit(
+                at_hour=mention.published_at_ms // HOUR_MS, block=mention.published_at_ms // (4 * HOUR_MS)
+            )
+        close_block(habit, market, mention.published_at_ms, own.baseline, own.detectors.drift_slack)
+        total, negative, positive, polarity = weights
+        habit.open_n += total
+        habit.open_negative += negative
+        habit.open_positive += positive
+        habit.open_p += polarity
+        market.add(total, polarity, polarity * mention.polarity, negative, positive)
 
-    def _alert(  # noqa: PLR0917
+    def _is_decisive(self, mention: ScoredMention) -> bool:
+        """An event that may stand alone, told in a clear tone: tagged by the model, or named in the title."""
+        if abs(mention.polarity) < 0.3:
+            return False
+        if self._decisive and any(event.casefold() in self._decisive for event in mention.events):
+            return True
+        title = mention.text.split("\n", 1)[0].casefold()
+        return any(word in title for word in self._words)
+
+    # Evaluating.
+
+    def _start_evaluating(self, at_ms: int) -> None:
+        """Bring what all entities share to this moment."""
+        self._exposures.clear()
+        for channel, loud in self._loud.items():
+            sums = self._loud_sums[channel]
+            while loud and loud[0][0] < at_ms - MARKET_WINDOW_MS:
+                _, total_u, polarity_u = loud.popleft()
+                sums[0] -= total_u
+                sums[1] -= polarity_u
+
+    def _evaluate(self, name: str, at_ms: int, transitions: list[AlertTransition]) -> None:
+        entity = self._entities[name]
+        budget = self._budget
+        if budget is None:
+            return
+        signals = self._signals(entity, at_ms)
+        entities = max(1, max((market.entities for market in self._markets.values()), default=1))
+        firing: list[tuple[float, Signal, str]] = []
+        for channel, signal in signals:
+            budget.observe(signal.kind, name, signal.score, at_ms)
+            allowed = budget.allowed(signal.kind)
+            if allowed <= 0 or signal.score <= 1.0:
+                continue
+            rate = budget.rate(signal.kind, name, signal.score, at_ms, entities)
+            if rate <= allowed:
+                firing.append((rate / allowed, signal, channel))
+        firing.sort(key=lambda each: (each[0], each[1].kind))
+        if entity.alert is not None:
+            self._step(name, entity, signals, firing, at_ms, transitions)
+        if entity.alert is None and firing:
+            self._open(name, entity, firing[0][1], firing[0][2], at_ms, entities, transitions)
+
+    def _signals(self, entity: _Entity, at_ms: int) -> list[tuple[str, Signal]]:
+        """The best reading of each detector, with its channel."""
+        own = self._rules.detectors
+        best: dict[str, tuple[str, Signal]] = {}
+        day: dict[str, tuple[Voices, Expected]] = {}
+
+        def keep(channel: str, signal: Signal | None) -> None:
+            if signal is not None and (signal.kind not in best or signal.score > best[signal.kind][1].score):
+                best[signal.kind] = (channel, signal)
+
+        for channel in sorted(entity.ears):
+            ear, habit, market = entity.ears[channel], entity.habits[channel], self._markets[channel]
+            ear.sums.expire(at_ms)
+            for index, window_s in enumerate(self._rules.windows_s):
+                sums = ear.sums.window(index)
+                if sums.total < own.voices_min:
+                    continue
+                voices = Voices(
+                    total=sums.total, negative=sums.negative, positive=sums.positive, polarity=sums.polarity
+                )
+                factor, market_tone = self._market_move(channel, market, ear, at_ms)
+                usual = expected(
+                    habit,
+                    market,
+                    at_ms=at_ms,
+                    exposure=self._exposure(channel, market, at_ms, window_s),
+                    factor=factor,
+                    rules=self._rules.baseline,
+                )
+                if window_s in own.burst_windows_s:
+                    keep(channel, burst(voices, usual, window_s, own))
+                if window_s == own.tone_window_s:
+                    keep(channel, tone_shift(voices, usual, window_s, market_tone, own))
+                    keep(channel, drift(voices, usual, window_s, own, up=habit.cusum_up, down=habit.cusum_down))
+                if window_s == own.divergence_window_s:
+                    day[channel] = (voices, usual)
+        if "news" in day and "social" in day:
+            keep("news", divergence(*day["news"], *day["social"], window_s=own.divergence_window_s, rules=own))
+        return list(best.values())
+
+    def _market_move(self, channel: str, market: Market, ear: _Ear, at_ms: int) -> tuple[float, float]:
+        """How much louder than usual all the others are, and how their tone has moved, in the last four hours."""
+        total_u, polarity_u = self._loud_sums[channel]
+        start_ms = at_ms - MARKET_WINDOW_MS
+        own_n = own_p = 0
+        for story in reversed(ear.sums.stories):
+            if story.at_ms < start_ms:
+                break
+            own_n += story.total_u
+            own_p += story.polarity_u
+        others, polarity = (total_u - own_n) / UNIT, (polarity_u - own_p) / UNIT
+        usual = market.level * self._exposure(channel, market, at_ms, MARKET_WINDOW_MS // 1000)
+        usual *= 1.0 - 1.0 / max(market.entities, 2)
+        factor = min(max((others + 20.0) / (usual + 20.0), 1.0), 3.0)
+        return factor, (polarity - others * market.mean_tone()) / (others + 20.0)
+
+    def _exposure(self, channel: str, market: Market, at_ms: int, window_s: int) -> float:
+        key = (channel, window_s)
+        known = self._exposures.get(key)
+        if known is None:
+            known = self._exposures[key] = exposure(market, at_ms - 1000 * window_s, 1000 * window_s)
+        return known
+
+    # Life.
+
+    def _step(
         self,
         name: str,
         entity: _Entity,
-        kind: int,
-        finding: Finding | None,
-        limit: float,
+        signals: Sequence[tuple[str, Signal]],
+        firing: Sequence[tuple[float, Signal, str]],
         at_ms: int,
-        *,
-        resolved: bool,
-    ) -> Alert:
-        life = entity.lives[kind]
-        stories = (
-            entity.sums.inside(_SHORT if finding and finding.window_ms == HOUR_MS else _LONG) if entity.sums else []
+        transitions: list[AlertTransition],
+    ) -> None:
+        """One look at an open alert."""
+        own = entity.alert
+        assert own is not None, "only an open alert takes a step"
+        self._dirty.add(name)
+        alert = own.alert
+        same = [s for _, s in signals if s.kind == alert.kind and s.direction == alert.direction]
+        against = any(signal.direction != alert.direction for _, signal, _ in firing)
+        reason = step(
+            own, score=same[0].score if same else 0.0, reversed_by=against, at_ms=at_ms, rules=self._rules.life
         )
-        total = sum(s.total_u for s in stories)
-        polarity = sum(s.polarity_u for s in stories) / total if total else 0.0
-        new = entity.baseline.age_blocks < self._rules.baseline.warm_up_days * BLOCKS_A_DAY
-        direction = life.direction
-        other = "positive" if direction == "negative" else "negative"
-        chosen: list[Story] = []
-        margin, robust, usual_voices = 0.0, False, 0.0
-        if finding is not None and finding.direction == direction:
-            needed = self._needed(entity, finding, limit, at_ms)
-            chosen = decisive(stories, finding, needed)
-            margin = max(0.0, 1.0 - needed / finding.voices)
-            robust = fires_without(stories, finding, needed)
-            usual_voices = finding.usual
-        models = {s.mention.model for s in stories if isinstance(s.mention, ScoredMention)}
-        sources = {s.mention.source for s in stories if isinstance(s.mention, ScoredMention)}
-        called = self._names.get(name, name)
-        raw_n = sum(s.copies for s in stories)
-        return Alert(
-            id=life.id,
+        if reason is None:
+            return
+        if reason is Reason.STRONGER:
+            channel = next(c for c, s in signals if s.kind == alert.kind)
+            fresh = self._alert(name, entity, same[0], channel, own.needed, alert.p_value, at_ms)
+            own.alert = msgspec.structs.replace(fresh, id=alert.id, opened_at=alert.opened_at)
+            transitions.append(AlertTransition(alert=own.alert, change="updated", reason=reason, at_ms=at_ms))
+            return
+        resolved = msgspec.structs.replace(alert, resolved_at=to_rfc3339(at_ms))
+        transitions.append(AlertTransition(alert=resolved, change="resolved", reason=reason, at_ms=at_ms))
+        entity.alert = None
+
+    def _open(
+        self,
+        name: str,
+        entity: _Entity,
+        signal: Signal,
+        channel: str,
+        at_ms: int,
+        entities: int,
+        transitions: list[AlertTransition],
+    ) -> None:
+        """Open an alert unless the same was just told or the hour is full."""
+        life = self._rules.life
+        last = entity.opened.get(signal.direction)
+        if last is not None and at_ms - last[0] < life.cooldown_s * 1000 and signal.score < 1.5 * last[1]:
+            self.counts[Reason.COOLING_DOWN] += 1
+            return
+        self._opened_ms = [each for each in self._opened_ms if at_ms - each < HOUR_MS]
+        if len(self._opened_ms) >= self._rules.budget.alerts_per_hour_max:
+            self.counts[Reason.HOUR_FULL] += 1
+            return
+        budget = self._budget
+        assert budget is not None, "only a core that has folded something opens alerts"
+        needed = budget.needed(signal.kind, at_ms, entities)
+        rate = budget.rate(signal.kind, name, signal.score, at_ms, entities)
+        alert = self._alert(name, entity, signal, channel, needed, rate / entities, at_ms)
+        entity.alert = OpenAlert(
+            alert=alert, channel=channel, needed=needed, peak=signal.score, opened_ms=at_ms, updated_ms=at_ms
+        )
+        entity.opened[signal.direction] = (at_ms, signal.score)
+        self._opened_ms.append(at_ms)
+        self._dirty.add(name)
+        heapq.heappush(self._timers, (self._next_check_ms(entity.alert, at_ms), name))
+        transitions.append(AlertTransition(alert=alert, change="opened", reason=OPENED[signal.kind], at_ms=at_ms))
+
+    def _alert(
+        self, name: str, entity: _Entity, signal: Signal, channel: str, needed: float, p_value: float, at_ms: int
+    ) -> Alert:
+        """Everything that is said to the analyst, from the facts at hand."""
+        own = self._rules
+        ear, usual, voices = entity.ears[channel], signal.expected, signal.voices
+        inside = ear.sums.inside(own.windows_s.index(signal.window_s))
+        said = [
+            Said(story.mention, story.total_u / UNIT, story.copies)
+            for story in inside
+            if isinstance(story.mention, ScoredMention)
+        ]
+        why = reasons(
+            said,
+            direction=signal.direction,
+            score=lambda kept: self._score_of(kept, signal),
+            threshold=min(needed, signal.score),
+            stories_max=own.life.stories_max,
+            top_authors=own.life.top_authors,
+        )
+        raw_n = sum(each.copies for each in said)
+        polarity = voices.polarity / voices.total
+        cold = usual.exposure_h < 24 * own.baseline.cold_days
+        alert = Alert(
+            id=alert_id(entity=name, kind=signal.kind, direction=signal.direction, opened_at_ms=at_ms, rule=own.name),
             entity=name,
-            kind="burst" if kind == 0 else "tone",
-            direction=direction,  # type: ignore[arg-type]  # a stored literal
-            opened_at=to_rfc3339(life.opened_at_ms),
-            resolved_at=to_rfc3339(at_ms) if resolved else None,
-            severity=life.severity,  # type: ignore[arg-type]
-            p_value=self._tribunals[kind].p_value(finding.log10_p) if finding else 1.0,
+            kind=signal.kind,
+            direction=signal.direction,
+            opened_at=to_rfc3339(at_ms),
+            resolved_at=None,
+            severity=severity(score=signal.score, needed=needed, breadth=voices.total),
+            p_value=float(f"{min(1.0, p_value):.4g}"),
             polarity=round(polarity, 4),
-            effective_n=round(total / UNIT, 3),
+            effective_n=round(voices.total, 3),
             raw_n=raw_n,
             baseline={
-                "usual": round(usual_voices, 3),
-                "of": finding.series if finding else "",
-                "record_days": round(entity.baseline.age_blocks / BLOCKS_A_DAY, 1),
-                "cold_start": new,
+                "channel": channel,
+                "window_s": signal.window_s,
+                "voices": round(usual.voices, 4),
+                "dispersion": round(1.0 / usual.size, 4),
+                "polarity": round(usual.tone, 4),
+                "market_factor": round(usual.market, 4),
+                "record_hours": round(usual.exposure_h, 1),
+                "cold_start": cold,
             },
-            evidence=tuple(told(story) for story in chosen),
-            counter_evidence=tuple(told(story) for story in ranked(stories, other)[:3]),  # type: ignore[arg-type]
-            flip_margin=round(margin, 3),
-            model=", ".join(sorted(models)),
-            rule=self._rules.fingerprint,
-            name=called,
-            brief=brief(called, finding, stories=stories, polarity=polarity, raw_n=raw_n, new=new, sources=len(sources))
-            if finding is not None
-            else f"{called}: calm again.",
+            evidence=why.evidence,
+            counter_evidence=why.counter_evidence,
+            flip_margin=why.flip_margin,
+            model=said[-1].mention.model if said else "",
+            rule=own.name,
+            name=self._names.get(name),
             details={
-                "window_s": finding.window_ms // 1000 if finding else 0,
-                "voices": round(finding.voices, 3) if finding else 0.0,
-                "log10_tail": round(finding.log10_p, 2) if finding else 0.0,
-                "log10_limit": round(limit, 2),
-                "fires_without_top_3_authors": robust,
-                "stories": len(stories),
-                "sources": len(sources),
+                "score": round(signal.score, 3),
+                "score_needed": round(needed, 3),
+                "stories": len(said),
+                "stories_needed": why.needed,
+                "authors": why.authors,
+                "top_author_share": why.top_author_share,
+                "fires_without_top_authors": why.fires_without_top_authors,
+                "budget_per_day": own.budget.false_alerts_per_day,
             },
         )
+        return msgspec.structs.replace(alert, brief=_brief(alert))
 
-    def _needed(self, entity: _Entity, finding: Finding, limit: float, at_ms: int) -> float:
-        if finding.kind == "tone":
-            return max(self._rules.tone.voices_min, finding.voices * min(1.0, limit / min(-1e-9, finding.log10_p)))
-        index = ("total", "negative", "positive").index(finding.series)
-        usual = expect(
-            entity.baseline,
-            self._market,
-            index,
-            share=finding.window_ms / BLOCK_MS,
-            block=(at_ms - 1) // BLOCK_MS,
-            prior_blocks=self._rules.baseline.prior_days * BLOCKS_A_DAY,
+    def _score_of(self, said: Sequence[Said], signal: Signal) -> float:
+        """The detector over fewer stories, all else equal; kinds that don't rest on one window keep their score while anything is left."""
+        voices = Voices(
+            total=sum(each.weight for each in said),
+            negative=sum(each.weight * each.mention.probabilities[0] for each in said),
+            positive=sum(each.weight * each.mention.probabilities[2] for each in said),
+            polarity=sum(each.weight * each.mention.polarity for each in said),
         )
-        return voices_to_fire(finding, limit, usual)
+        own = self._rules.detectors
+        if signal.kind == "burst":
+            again = burst(voices, signal.expected, signal.window_s, own)
+        elif signal.kind == "tone":
+            again = tone_shift(voices, signal.expected, signal.window_s, 0.0, own)
+        else:
+            return signal.score if voices.total >= own.voices_min else 0.0
+        return again.score if again is not None and again.direction == signal.direction else 0.0
 
-    def _outcome(self) -> Outcome:
-        outcome = Outcome(
-            buckets=tuple(self._buckets),
-            entity_states={entity: self._entities[entity].encode() for entity in sorted(self._dirty)},
-            transitions=tuple(self._transitions),
+    # State.
+
+    def _make_budget(self, state: BudgetState) -> Budget:
+        gap_ms = round(self._rules.life.cooldown_s * 1000)
+        return Budget(rules=self._rules.budget, gap_ms=gap_ms, share=self._policy.budget_share, state=state)
+
+    def _entity_blob(self, name: str) -> bytes:
+        entity = self._entities[name]
+        return msgspec.msgpack.encode(
+            _EntityState(
+                version=STATE_VERSION,
+                habits=dict(sorted(entity.habits.items())),
+                alert=entity.alert,
+                opened=dict(sorted(entity.opened.items())),
+            )
         )
-        self._buckets, self._transitions, self._dirty = [], [], set()
-        return outcome
 
-    def _entity(self, name: str) -> _Entity:
-        entity = self._entities.get(name)
-        if entity is None:
-            entity = self._entities[name] = _Entity()
-        return entity
-
-    def _make_watermark(self, restored_ms: int | None, newest_ms: Mapping[str, int]) -> Watermark:
-        time = self._rules.time
-        policy = WatermarkPolicy(
-            lateness_ms=round(time.lateness_s * 1000),
-            idle_after_ms=round(time.idle_after_s * 1000),
-            future_max_ms=round(time.future_max_s * 1000),
+    def _read_partition(self, state: _PartitionState, watermark_ms: int | None) -> None:
+        self._watermark = Watermark(
+            policy=_watermark_policy(self._policy), newest_ms=state.newest_ms, restored_ms=watermark_ms
         )
-        return Watermark(policy=policy, restored_ms=restored_ms, newest_ms={**newest_ms})
+        if watermark_ms is not None:
+            self._folded_to_ms = bucket_start_ms(watermark_ms, self._policy.bucket_ms)
+        self._markets = state.markets
+        self._budget = self._make_budget(state.budget) if state.budget is not None else None
+        self._opened_ms = state.opened_ms
+        self.counts = Counter(state.counts)
+
+    def _read_back(self, recent: Iterable[ScoredMention]) -> None:
+        """Windows and novelty from stored mentions; what the watermark has not passed waits again."""
+        folded_to_ms = self._folded_to_ms
+        for mention in sorted(recent, key=lambda m: (m.published_at_ms, m.id)):
+            if folded_to_ms is None or mention.published_at_ms >= folded_to_ms:
+                self._pending[mention.id] = mention
+            else:
+                self._hear(self._entities.setdefault(mention.entity, _Entity()), mention)
+        if folded_to_ms is not None:
+            self._start_evaluating(folded_to_ms)
+            for entity in self._entities.values():
+                for ear in entity.ears.values():
+                    ear.novelty.forget_before(folded_to_ms - HORIZON_MS)
+                    ear.sums.expire(folded_to_ms)
 
 
-def _bucket(key: tuple[str, Channel], start_ms: int, row: list[float]) -> BucketRow:
-    return BucketRow(
-        entity=key[0],
-        channel=key[1],
-        start_ms=start_ms,
-        raw_n=int(row[0]),
-        effective_n=row[1],
-        negative=row[2],
-        neutral=row[3],
-        positive=row[4],
-        polarity_sum=row[5],
-        polarity_sq_sum=row[6],
+def _watermark_policy(policy: WatchPolicy) -> WatermarkPolicy:
+    return WatermarkPolicy(
+        lateness_ms=policy.lateness_ms, idle_after_ms=policy.idle_after_ms, future_max_ms=policy.future_max_ms
     )
+
+
+def _decode(blob: bytes, kind: type[T], what: str) -> T:
+    try:
+        state = msgspec.msgpack.decode(blob, type=kind)
+    except msgspec.MsgspecError as err:
+        raise Fatal(f"stored state of {what} can't be read: {err}; was it written by a newer version?") from err
+    if getattr(state, "version", None) != STATE_VERSION:
+        raise Fatal(f"stored state of {what} has another version than {STATE_VERSION}; run the version that wrote it")
+    return state
+
+
+def _brief(alert: Alert) -> str:
+    """Plain sentences from the alert's own facts."""
+    base = alert.baseline
+    who = alert.name or alert.entity
+    hours = base["window_s"] / 3600
+    span = f"{hours:g} h" if hours >= 1 else f"{base['window_s'] // 60} min"
+    parts = [
+        f"{who}: {alert.effective_n:.1f} independent {alert.direction} voices leaning ({alert.raw_n} items) in {span};"
+        f" {base['voices']:.1f} are usual.",
+        f"Tone {alert.polarity:+.2f}, usually {base['polarity']:+.2f}.",
+    ]
+    if base["cold_start"]:
+        parts.append("Little is known of what is usual yet, so the threshold is wider.")
+    if alert.details["fires_without_top_authors"] is False:
+        parts.append("It rests on few authors: without the loudest it would not have fired.")
+    parts.append(f"Without its {alert.details['stories_needed']} strongest stories it would not have fired.")
+    if alert.evidence:
+        parts.append(f"Strongest: “{alert.evidence[0].quote}” ({alert.evidence[0].source}).")
+    return " ".join(parts)

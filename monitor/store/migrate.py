@@ -57,6 +57,6 @@ def _upgrade(connection: Connection, script: ScriptDirectory) -> None:
         target_metadata=metadata,
         version_table=VERSION_TABLE,
         transactional_ddl=False,  # the transaction is ours
-        fn=lambda revision, _context: script._upgrade_revs("head", revision),  # noqa: SLF001 - as alembic's own command does
+        fn=lambda revision, _context: script._upgrade_revs("head", revision),
     )
     environment.run_migrations()

@@ -5,7 +5,7 @@ record moves nothing; a restart that reads `2 × horizon` of mentions back conti
 """
 
 from monitor.windows.buckets import BucketRow, bucket_start_ms
-from monitor.windows.novelty import Heard, NoveltyMemory, NoveltyPolicy, Print, is_copy
+from monitor.windows.novelty import Heard, Hearing, NoveltyMemory, NoveltyPolicy, Print, is_copy
 from monitor.windows.sums import UNIT, SlidingSums, Story, Sums
 from monitor.windows.watermark import Arrival, Watermark, WatermarkPolicy
 
@@ -14,6 +14,7 @@ __all__ = [
     "Arrival",
     "BucketRow",
     "Heard",
+    "Hearing",
     "NoveltyMemory",
     "NoveltyPolicy",
     "Print",

@@ -12,6 +12,7 @@ import re
 from collections import deque
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 from zlib import crc32
 
 _NOISE = re.compile(
@@ -19,6 +20,7 @@ _NOISE = re.compile(
 )
 _WORDS = re.compile(r"[a-z0-9]+(?:[.'][a-z0-9]+)*")
 _SKETCH = 6
+_ALIKE = 3
 _TEXT_CHARS_MAX = 280
 
 
@@ -72,23 +74,34 @@ class Heard:
         self.root = self
 
 
+class Hearing(NamedTuple):
+    """`fresh`: share of its words that are new (0…1). `spoken`: its author's earlier mentions. `crowd`: how many
+    earlier mentions share at least three of its six sketched word pairs, though they are no copies: a chorus."""
+
+    heard: Heard
+    fresh: float
+    spoken: int
+    crowd: int
+
+
 class NoveltyMemory:
     """What was said about one entity within the horizon. Mentions must come in event-time order."""
 
-    __slots__ = ("_authors", "_by_hash", "_by_word", "_heard", "_policy")
+    __slots__ = ("_authors", "_by_hash", "_by_word", "_crowds", "_heard", "_policy")
 
     def __init__(self, policy: NoveltyPolicy) -> None:
         self._policy = policy
         self._heard: deque[Heard] = deque()
         self._by_hash: dict[int, Heard] = {}
         self._by_word: dict[str, Heard] = {}
+        self._crowds: dict[int, int] = {}
         self._authors: dict[str, int] = {}
 
     def __len__(self) -> int:
         return len(self._heard)
 
-    def hear(self, at_ms: int, text: str, author: str | None, token: object) -> tuple[Heard, float, int]:
-        """Remember a mention. Returns it, the share of its words that are new (0…1), and its author's earlier mentions."""
+    def hear(self, at_ms: int, text: str, author: str | None, token: object) -> Hearing:
+        """Remember a mention, and say how it relates to what was said within the horizon before it."""
         self.forget_before(at_ms - self._policy.horizon_ms)
         heard = Heard(at_ms, Print(text), author, token)
         words = heard.print.words
@@ -98,12 +111,15 @@ class NoveltyMemory:
             heard.root = original.root
         spoken = self._authors.get(author, 0) if author is not None else 0
         self._heard.append(heard)
+        alike = sorted((self._crowds.get(key, 0) for key in heard.print.sketch), reverse=True)
         for key in heard.print.sketch:
             self._by_hash[key] = heard
+            self._crowds[key] = self._crowds.get(key, 0) + 1
         self._by_word.update(dict.fromkeys(words, heard))
         if author is not None:
             self._authors[author] = spoken + 1
-        return heard, fresh, spoken
+        crowd = alike[_ALIKE - 1] if len(alike) >= _ALIKE else 0
+        return Hearing(heard, fresh, spoken, crowd)
 
     def forget_before(self, at_ms: int) -> None:
         """Drop what is older than the horizon."""
@@ -112,6 +128,11 @@ class NoveltyMemory:
             for key in old.print.sketch:
                 if self._by_hash.get(key) is old:
                     del self._by_hash[key]
+                left = self._crowds[key] - 1
+                if left:
+                    self._crowds[key] = left
+                else:
+                    del self._crowds[key]
             for word in old.print.words:
                 if self._by_word.get(word) is old:
                     del self._by_word[word]

@@ -1,21 +1,18 @@
-"""How far event time has come, per partition and over all of them.
+"""How far event time has come, per origin (a raw partition such as "news/2") and over all of them.
 
-    partition 0   ──●────●──●         newest event 12:04     watermark = newest − lateness, minimum over the
-    partition 1   ──●──●              newest event 12:02     active partitions: 12:02 − lateness
-    partition 2   (silent)            idle: does not hold the others back
+    news/0    ──●────●──●         newest event 12:04     watermark = newest − lateness, minimum over the
+    news/1    ──●──●              newest event 12:02     active origins: 12:02 − lateness
+    social/0  (silent)            idle: does not hold the others back
 
-Pure: `now_ms` is an argument. Event time never jumps to the wall clock: when every partition is idle it flows on at the
+Pure: `now_ms` is an argument. Event time never jumps to the wall clock: when every origin is idle it flows on at the
 speed of the wall clock from where it stood, so that a history replayed today stays in its own year.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-
-
-Origin = int | str
 
 
 class Arrival(StrEnum):
@@ -28,7 +25,7 @@ class Arrival(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatermarkPolicy:
-    """All in milliseconds. `future_max_ms` only binds where the caller passes `now_ms`, that is: live."""
+    """All in milliseconds. `future_max_ms` and `idle_after_ms` only bind where the caller passes `now_ms`, that is: live."""
 
     lateness_ms: int = 120_000
     idle_after_ms: int = 30_000
@@ -36,95 +33,90 @@ class WatermarkPolicy:
 
 
 @dataclass(slots=True)
-class _Partition:
-    newest_ms: int | None
+class _Origin:
+    newest_ms: int
     seen_at_ms: int | None
 
 
 class Watermark:
-    """The watermark of the partitions that this process owns. It never goes back.
+    """The watermark of the origins that speak in one partition. It never goes back.
 
-    >>> watermark = Watermark(policy=WatermarkPolicy(lateness_ms=1_000), partitions=[0, 1])
-    >>> watermark.observe(0, event_ms=5_000), watermark.value_ms
-    (<Arrival.ON_TIME: 'on_time'>, None)
-    >>> watermark.observe(1, event_ms=9_000), watermark.value_ms
+    >>> watermark = Watermark(policy=WatermarkPolicy(lateness_ms=1_000))
+    >>> watermark.observe("news/0", event_ms=5_000), watermark.value_ms
+    (<Arrival.ON_TIME: 'on_time'>, 4000)
+    >>> watermark.observe("news/1", event_ms=4_500), watermark.value_ms
     (<Arrival.ON_TIME: 'on_time'>, 4000)
     """
 
     def __init__(
-        self,
-        *,
-        policy: WatermarkPolicy,
-        partitions: Iterable[Origin] = (),
-        restored_ms: int | None = None,
-        newest_ms: Mapping[Origin, int] | None = None,
+        self, *, policy: WatermarkPolicy, newest_ms: Mapping[str, int] = {}, restored_ms: int | None = None
     ) -> None:
         self._policy = policy
-        self._partitions: dict[Origin, _Partition] = {partition: _Partition(None, None) for partition in partitions}
-        self._partitions |= {origin: _Partition(newest, None) for origin, newest in (newest_ms or {}).items()}
+        self._origins = {name: _Origin(at_ms, None) for name, at_ms in newest_ms.items()}
         self._value_ms = restored_ms
 
     @property
     def value_ms(self) -> int | None:
-        """Everything before this moment is complete; None before the first event of every partition."""
+        """Everything before this moment is complete; None before the first event."""
         return self._value_ms
 
-    def newest_ms(self) -> dict[Origin, int]:
-        """The newest event of each partition, to go on from after a restart."""
-        return {origin: state.newest_ms for origin, state in self._partitions.items() if state.newest_ms is not None}
+    @property
+    def newest_ms(self) -> dict[str, int]:
+        """The newest event of each origin: with `value_ms` all that a restart needs."""
+        return {name: origin.newest_ms for name, origin in sorted(self._origins.items())}
 
-    def assign(self, partitions: Iterable[Origin]) -> None:
-        """Owned from now on; a new partition holds the watermark until its first event or until it counts as idle."""
-        for partition in partitions:
-            self._partitions.setdefault(partition, _Partition(None, None))
+    def observe(self, origin: str, event_ms: int, *, now_ms: int | None = None, floor_ms: int = 1) -> Arrival:
+        """Take note of one event. One from the future is refused and moves nothing; a late one only proves life.
 
-    def revoke(self, partitions: Iterable[Origin]) -> None:
-        """Owned no more; the others may go on at once."""
-        for partition in partitions:
-            self._partitions.pop(partition, None)
-        self._advance(idle=())
-
-    def observe(self, partition: Origin, event_ms: int, *, now_ms: int | None = None) -> Arrival:
-        """Take note of one event. One from the future is refused and moves nothing; a late one only proves life."""
-        state = self._partitions.setdefault(partition, _Partition(None, None))
-        if now_ms is not None:
-            if event_ms > now_ms + self._policy.future_max_ms:
-                return Arrival.FUTURE
-            state.seen_at_ms = now_ms
-        late = self._value_ms is not None and event_ms < self._value_ms
-        if state.newest_ms is None or event_ms > state.newest_ms:
+        Late is what lies before the watermark rounded down to `floor_ms`: the bucket that is not closed yet still takes it.
+        """
+        if now_ms is not None and event_ms > now_ms + self._policy.future_max_ms:
+            return Arrival.FUTURE
+        state = self._origins.get(origin)
+        if state is None:
+            state = self._origins[origin] = _Origin(event_ms, now_ms)
+        state.seen_at_ms = now_ms
+        value_ms = self._value_ms
+        late = value_ms is not None and event_ms < value_ms - value_ms % floor_ms
+        if event_ms >= state.newest_ms:
             state.newest_ms = event_ms
-            self._advance(idle=())
+            self._advance(idle=self._idle(now_ms) if now_ms is not None else ())
         return Arrival.LATE if late else Arrival.ON_TIME
 
-    def tick(self, now_ms: int, *, drained: Collection[Origin] | None = None) -> int | None:
-        """Let idle partitions go. `drained` names those whose log end is reached: only they can be idle (None: all)."""
-        idle = []
-        for partition, state in self._partitions.items():
-            if state.seen_at_ms is None:
-                state.seen_at_ms = now_ms
-            waited_ms = now_ms - state.seen_at_ms
-            if waited_ms >= self._policy.idle_after_ms and (drained is None or partition in drained):
-                idle.append(partition)
-        if len(idle) == len(self._partitions):
+    def tick(self, now_ms: int, *, drained: bool = True) -> int | None:
+        """Let idle origins go. Without `drained` something still waits to be read, and nobody counts as idle."""
+        idle = self._idle(now_ms)
+        if not drained or not self._origins:
+            return self._value_ms
+        if len(idle) == len(self._origins):
             self._flow(now_ms)
         else:
             self._advance(idle=idle)
         return self._value_ms
 
-    def _advance(self, *, idle: Collection[Origin]) -> None:
-        newest = [state.newest_ms for partition, state in self._partitions.items() if partition not in idle]
-        if not newest or any(value is None for value in newest):
-            return
-        self._raise_to(min(value for value in newest if value is not None) - self._policy.lateness_ms)
+    def finish(self) -> int | None:
+        """The end of a file: the newest event is the last, nothing is waited for."""
+        if self._origins:
+            self._raise_to(max(origin.newest_ms for origin in self._origins.values()))
+        return self._value_ms
+
+    def _idle(self, now_ms: int) -> list[str]:
+        idle = []
+        for name, origin in self._origins.items():
+            if origin.seen_at_ms is None:
+                origin.seen_at_ms = now_ms
+            if now_ms - origin.seen_at_ms >= self._policy.idle_after_ms:
+                idle.append(name)
+        return idle
+
+    def _advance(self, *, idle: Collection[str]) -> None:
+        newest = [origin.newest_ms for name, origin in self._origins.items() if name not in idle]
+        if newest:
+            self._raise_to(min(newest) - self._policy.lateness_ms)
 
     def _flow(self, now_ms: int) -> None:
         """Nobody speaks: from the newest event on, event time passes as wall time does."""
-        reached = [
-            state.newest_ms + now_ms - state.seen_at_ms
-            for state in self._partitions.values()
-            if state.newest_ms is not None and state.seen_at_ms is not None
-        ]
+        reached = [o.newest_ms + now_ms - o.seen_at_ms for o in self._origins.values() if o.seen_at_ms is not None]
         if reached:
             self._raise_to(max(reached) - self._policy.lateness_ms)
 

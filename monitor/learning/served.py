@@ -1,0 +1,121 @@
+"""A served bundle as the model that `evaluate` asks: the same tokenizing, batching and calibration as in service."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from monitor.learning.calibrate import softmax
+from monitor.learning.evaluate import Answers, MentionPrediction, Prediction, Triple
+from monitor.learning.rows import LabelledRow
+from monitor.records import LinkedEntity, Span
+
+_DOCUMENTS = 64
+
+
+class Clean(Protocol):
+    """A cleaned text with a way back."""
+
+    @property
+    def text(self) -> str: ...
+    def to_original(self, start: int, end: int) -> tuple[int, int]: ...
+    def to_clean(self, start: int, end: int) -> tuple[int, int]: ...
+
+
+class ScorerPort(Protocol):
+    """What is needed of a scorer: its bundle, how it cuts texts into units, and the logits of a batch of units."""
+
+    @property
+    def bundle(self) -> Any: ...
+    def units(self, texts: Sequence[Any], entities: Sequence[Sequence[LinkedEntity]]) -> list[Any]: ...
+    def answer(self, units: Sequence[Any]) -> Mapping[str, Any]: ...
+
+
+class ServedModel:
+    """A `Predict`: call it with rows."""
+
+    def __init__(
+        self,
+        scorer: ScorerPort,
+        *,
+        clean: Callable[[str], Clean],
+        answer_spans: Callable[..., list[tuple[int, int]]],
+    ) -> None:
+        self._scorer, self._clean, self._spans = scorer, clean, answer_spans
+
+    def __call__(self, rows: Sequence[LabelledRow]) -> Answers:
+        heads = self._scorer.bundle.heads
+        texts = [self._clean(row.text) for row in rows]
+        units = self._scorer.units(texts, [_entities(row) for row in rows])
+        documents: list[dict[str, Any]] = [{} for _ in rows]
+        mentions: list[list[MentionPrediction | None]] = [[None] * len(row.mentions) for row in rows]
+        begun: set[int] = set()
+        firsts = [unit.document not in begun and not begun.add(unit.document) for unit in units]  # type: ignore[func-returns-value]
+        order = sorted(range(len(units)), key=lambda i: len(units[i].ids))
+        for start in range(0, len(order), _DOCUMENTS):
+            numbers = order[start : start + _DOCUMENTS]
+            answers = self._scorer.answer([units[i] for i in numbers])
+            at = 0
+            for position, number in enumerate(numbers):
+                unit = units[number]
+                if firsts[number]:
+                    documents[unit.document] = _document(answers, position, heads)
+                for index, _ in unit.mentions:
+                    mentions[unit.document][index] = self._mention(answers, at, unit, texts[unit.document])
+                    at += 1
+        return Answers(
+            predictions=tuple(
+                Prediction(mentions=tuple(m for m in said if m is not None), **document)
+                for said, document in zip(mentions, documents, strict=True)
+            ),
+            topics=tuple(heads["topic"].labels) if "topic" in heads else (),
+            events=tuple(heads["events"].labels) if "events" in heads else (),
+        )
+
+    def _mention(self, answers: Mapping[str, Any], at: int, unit: Any, text: Clean) -> MentionPrediction | None:
+        bundle = self._scorer.bundle
+        if "mention" not in bundle.heads:
+            return None
+        p = softmax(answers["mention_logits"][at], bundle.heads["mention"].temperature)
+        score = np.interp(p[2] - p[0], bundle.polarity.knots_x, bundle.polarity.knots_y)
+        spans: list[tuple[int, int]] = []
+        if "evidence" in bundle.heads:
+            tags = softmax(answers["evidence_logits"][at, : len(unit.ids)])
+            spans = self._spans(tags, unit.offsets, threshold=bundle.heads["evidence"].threshold)
+        return MentionPrediction(
+            probabilities=_triple(p),
+            polarity=float(score),
+            evidence=tuple(text.to_original(start, end) for start, end in spans),
+        )
+
+
+def _entities(row: LabelledRow) -> tuple[LinkedEntity, ...]:
+    """Every labelled mention as a question of its own, whatever its target is called."""
+    return tuple(
+        LinkedEntity(
+            entity=str(index),
+            spans=() if m.start is None or m.end is None else (Span(start=m.start, end=m.end),),
+            cue="name",
+        )
+        for index, m in enumerate(row.mentions)
+    )
+
+
+def _document(answers: Mapping[str, Any], position: int, heads: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {"document": None, "topic": None, "events": None}
+    if "document" in heads:
+        found["document"] = _triple(softmax(answers["document_logits"][position], heads["document"].temperature))
+    if "topic" in heads:
+        p = softmax(answers["topic_logits"][position], heads["topic"].temperature)
+        found["topic"] = tuple(float(v) for v in p)
+    if "events" in heads:
+        p = 1.0 / (1.0 + np.exp(-answers["event_logits"][position]))
+        labels = zip(heads["events"].labels, p, heads["events"].thresholds, strict=True)
+        found["events"] = tuple(label for label, value, limit in labels if value >= limit)
+    return found
+
+
+def _triple(p: Any) -> Triple:
+    return (float(p[0]), float(p[1]), float(p[2]))

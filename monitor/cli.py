@@ -18,7 +18,6 @@ from monitor import __version__
 from monitor.errors import Fatal, TapewatchError
 
 if TYPE_CHECKING:
-
     from monitor.settings import Settings
     from monitor.store import Store
 

@@ -10,10 +10,27 @@ from monitor.records import Document, Evidence, LinkedEntity, ScoredMention, men
 
 GOOD = {"soars", "beats", "record", "wins", "jumps", "upgrade"}
 BAD = {"plunges", "misses", "fraud", "loses", "falls", "bankruptcy"}
-WORDS = (
-    sorted(GOOD | BAD)
-    + ["the", "a", "of", "in", "on", "after", "and", "its", "says", "shares", "stock", "profit", "loss", "apple", "tesla", "nvidia", "bank", "company"]
-)
+WORDS = [
+    *sorted(GOOD | BAD),
+    "the",
+    "a",
+    "of",
+    "in",
+    "on",
+    "after",
+    "and",
+    "its",
+    "says",
+    "shares",
+    "stock",
+    "profit",
+    "loss",
+    "apple",
+    "tesla",
+    "nvidia",
+    "bank",
+    "company",
+]
 
 
 def tiny_tokenizer() -> Any:

@@ -334,7 +334,7 @@ def _losses(
             losses[task] = weight * torch.stack(parts).sum() / len(wanted)
 
     documents = [(i, e.document_head, e.document) for i, e in enumerate(examples) if e.document_head]
-    three_way("document", tasks.document, answers["document"], documents)  # type: ignore[arg-type]
+    three_way("document", tasks.document, answers["document"], documents)
     mentions = [(i, m.head, m.target) for i, m in enumerate(batch["mentions"]) if m.head]
     three_way("mention", tasks.mention, answers["mention"], mentions)
     topics = [(i, e.topic) for i, e in enumerate(examples) if e.topic is not None]

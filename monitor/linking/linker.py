@@ -219,7 +219,9 @@ def _bounded(text: str, start: int, end: int) -> bool:
 
 def _capitalised(text: str) -> bool:
     """Is this a headline in which (nearly) every word has a capital?"""
-    words = [word for word in _WORD.findall(text[:200].split("\n", maxsplit=1)[0]) if len(word) > 3 and word[0].isalpha()]
+    words = [
+        word for word in _WORD.findall(text[:200].split("\n", maxsplit=1)[0]) if len(word) > 3 and word[0].isalpha()
+    ]
     return len(words) > 2 and sum(word[0].isupper() for word in words) >= 0.75 * len(words)
 
 

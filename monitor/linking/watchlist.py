@@ -109,7 +109,5 @@ def _row_faults(row: dict[str | None, str | None], company: Company) -> list[str
         faults.append(f"symbol {company.symbol}: name is empty")
     if len(company.aliases) > _ALIASES_MAX:
         faults.append(f"symbol {company.symbol}: more than {_ALIASES_MAX} aliases")
-    for term in (company.name, *company.aliases):
-        if len(term) > _CHARS_MAX or len(fold(term)) < 2:
-            faults.append(f"symbol {company.symbol}: {term!r} must have 2 to {_CHARS_MAX} characters")
-    return faults
+    unfit = [t for t in (company.name, *company.aliases) if len(t) > _CHARS_MAX or len(fold(t)) < 2]
+    return faults + [f"symbol {company.symbol}: {t!r} must have 2 to {_CHARS_MAX} characters" for t in unfit]

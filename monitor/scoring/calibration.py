@@ -15,7 +15,7 @@ def softmax(logits: Floats, temperature: float = 1.0) -> Floats:
     """Along the last axis; temperature scaling after Guo et al. 2017."""
     scaled = logits / temperature
     scaled = np.exp(scaled - scaled.max(-1, keepdims=True))
-    return scaled / scaled.sum(-1, keepdims=True)  # type: ignore[no-any-return]
+    return scaled / scaled.sum(-1, keepdims=True)
 
 
 def sigmoid(logits: Floats) -> Floats:

@@ -91,7 +91,7 @@ class Metrics:
         if label not in seen and len(seen) >= _LABEL_VALUES_MAX:
             label = "other"  # input can't blow up the number of series
         seen.add(label)
-        return made.labels(label)  # type: ignore[no-any-return]
+        return made.labels(label)
 
 
 def _make(metric: Metric, registry: CollectorRegistry) -> Counter | Gauge | Histogram:

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from monitor.clock import ManualClock
 from monitor.supervisor import EXIT_GOOD, EXIT_WRONG, RestartPolicy, Supervisor
@@ -78,7 +79,7 @@ def test_a_role_that_dies_is_started_again_after_growing_pauses() -> None:
     assert supervise(world, ["watch"]) == EXIT_GOOD
     starts = [at_s for at_s, _ in world.started]
     assert len(starts) == 5
-    pauses = [round(later - earlier) for earlier, later in zip(starts, starts[1:], strict=False)]
+    pauses = [round(later - earlier) for earlier, later in pairwise(starts)]
     assert pauses == [2, 2, 4, 4], "half a second to notice it, then 1, 2, 4 and at most 4 seconds"
 
 

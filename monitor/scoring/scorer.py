@@ -168,7 +168,7 @@ class Scorer:
             document=document, ids=[self._first, *ids, self._last], offsets=[(0, 0), *offsets, (0, 0)], mentions=[]
         )
 
-    def _mention(  # noqa: PLR0917 - one call site, everything of one row
+    def _mention(
         self,
         document: Document,
         entity: LinkedEntity,
@@ -205,7 +205,7 @@ class Scorer:
             scored_at_ms=now_ms,
         )
 
-    def _evidence(  # noqa: PLR0917
+    def _evidence(
         self,
         document: Document,
         entity: LinkedEntity,

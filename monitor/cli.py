@@ -164,6 +164,16 @@ def score(
         typer.echo(f"{out}: " + ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in summary.items()))
 
 
+@app.command()
+def broker(port: Annotated[int, typer.Option(min=1, max=65_535)] = 9092) -> None:
+    """The embedded Kafka-protocol broker in the foreground: for trying things out. It forgets everything when it stops."""
+    from monitor.broker import EmbeddedBroker
+
+    with _stopped_by_signals() as stop, EmbeddedBroker(port=port) as running:
+        typer.echo(f"listening on {running.bootstrap_servers}; Ctrl-C stops it", err=True)
+        stop.wait()
+
+
 @dead_letters.command("list")
 def list_dead_letters(
     config: ConfigOption = DEFAULT_CONFIG,

@@ -9,6 +9,7 @@ import pytest
 
 from monitor.broker import EmbeddedBroker
 from tests.kafka_broker import ApacheKafka
+from tests.postgres import PostgresServer
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +23,13 @@ def apache_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApacheKaf
     broker = ApacheKafka(tmp_path_factory.mktemp("kafka")).start()
     yield broker
     broker.kill()
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    server = PostgresServer(tmp_path_factory.mktemp("postgres")).start()
+    yield server
+    server.kill()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

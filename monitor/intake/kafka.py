@@ -135,6 +135,7 @@ class KafkaSource:
         """At most `messages_max` messages of partitions that are ours; raises TopicTruncated or Retryable."""
         try:
             self._start_assigned()
+            _unpark(self._consumer)
             batches = self._consumer.poll(timeout_ms=timeout_ms, max_records=messages_max)
         except OffsetOutOfRangeError as err:
             partition, start = next(iter(err.args[0].items()))
@@ -373,6 +374,15 @@ def _connect(make: Callable[[], Client], config: KafkaConfig) -> Client:
         return make()
     except (OSError, KafkaError) as err:
         raise Retryable(f"kafka {config.bootstrap_servers}: no broker answers ({type(err).__name__})") from err
+
+
+def _unpark(consumer: Any) -> None:
+    """Work around kafka-python 3.0.12: what was fetched of a partition before it was paused is parked, and taken up again
+    only while no other batch is in line; an exhausted batch stays in line for ever, so the partition would never go on."""
+    fetcher = getattr(consumer, "_fetcher", None)
+    current = getattr(fetcher, "_next_partition_records", None)
+    if fetcher is not None and current is not None and not current:
+        fetcher._next_partition_records = None
 
 
 def _raw(record: Any) -> RawMessage:

@@ -15,11 +15,11 @@ def softmax(logits: Floats, temperature: float = 1.0) -> Floats:
     """Along the last axis; temperature scaling after Guo et al. 2017."""
     scaled = logits / temperature
     scaled = np.exp(scaled - scaled.max(-1, keepdims=True))
-    return scaled / scaled.sum(-1, keepdims=True)
+    return scaled / scaled.sum(-1, keepdims=True)  # type: ignore[no-any-return]
 
 
 def sigmoid(logits: Floats) -> Floats:
-    return 1.0 / (1.0 + np.exp(-logits))  # type: ignore[no-any-return]
+    return 1.0 / (1.0 + np.exp(-logits))
 
 
 def polarity(probabilities: Floats, knots_x: Sequence[float], knots_y: Sequence[float]) -> Floats:

@@ -52,15 +52,16 @@ class WatchTransaction:
         """
         values = {"next": following, "watermark_ms": watermark_ms, "state": state}
         if expected is None:
-            first = insert(self._connection, t.partition_states).on_conflict_do_nothing()
-            done = self._connection.execute(first, {"topic": topic, "partition": partition, **values})
+            first = insert(self._connection, t.partition_states).values(topic=topic, partition=partition, **values)
+            place = t.partition_states.c
+            moved = self._connection.execute(first.on_conflict_do_nothing().returning(place.partition)).all()
         else:
             place = t.partition_states.c
             swap = update(t.partition_states).where(
                 place.topic == topic, place.partition == partition, place.next == expected
             )
-            done = self._connection.execute(swap.values(**values))
-        if done.rowcount != 1:
+            moved = self._connection.execute(swap.values(**values).returning(place.partition)).all()
+        if len(moved) != 1:
             raise Fenced(f"{topic}/{partition}: offset is no longer {expected}; another process owns the partition")
 
     def save_partition_state(

@@ -119,12 +119,12 @@ def test_what_was_acknowledged_survives_a_killed_broker(tmp_path_factory: pytest
 def test_partitions_are_read_as_one_in_the_order_of_time(config: KafkaConfig, topic: str) -> None:
     """Two partitions, each with a long run of its own: read oldest first, not one after the other."""
     sink = KafkaSink(config)
-    for number in range(2_000):
+    for number in range(12_000):  # more than is held, so that partitions are paused and go on
         sink.send(topic, key=b"k%d" % number, value=b"%d" % number, timestamp_ms=1_000 + number)
     sink.flush()
     sink.close()
     source = KafkaSource(config, topics=[topic], group=f"g-{topic}", merged=True)
-    seen = read_until(source, lambda seen: len(seen) >= 2_000)
+    seen = read_until(source, lambda seen: len(seen) >= 12_000)
     source.close()
     assert {m.place.partition for m in seen} == {0, 1}
     assert [m.timestamp_ms for m in seen] == sorted(m.timestamp_ms for m in seen)

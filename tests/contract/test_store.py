@@ -1,0 +1,219 @@
+"""One contract, two databases: SQLite and PostgreSQL. Everything is idempotent, and a zombie is fenced."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import text
+
+from monitor.errors import Fatal, Fenced
+from monitor.records import Alert, AlertTransition, DeadLetter, Document, LinkedEntity, Place
+from monitor.store import ReceiverState, Store
+from monitor.store.migrate import VERSION_TABLE
+from monitor.store.tables import metadata
+from tests.builders import judged
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'store.db'}"
+    return str(request.getfixturevalue("postgres_server").create(f"t{uuid.uuid4().hex[:12]}"))
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[Store]:
+    opened = Store.open(url)
+    yield opened
+    opened.close()
+
+
+def mention(number: int, at_ms: int = 0):  # noqa: ANN201
+    document = Document(id=str(number), source="s", channel="news", published_at_ms=at_ms, title=f"X falls {number}\x00")
+    return judged(document, LinkedEntity(entity="X", spans=(), cue="symbol"), 1)
+
+
+def alert(severity: str = "low", resolved: bool = False) -> Alert:
+    return Alert(
+        id="a1",
+        entity="X",
+        kind="burst",
+        direction="negative",
+        opened_at="2026-01-01T00:00:00Z",
+        resolved_at="2026-01-01T01:00:00Z" if resolved else None,
+        severity=severity,  # type: ignore[arg-type]
+        p_value=0.01,
+        polarity=-0.5,
+        effective_n=3.0,
+        raw_n=3,
+        baseline={},
+        evidence=(),
+        counter_evidence=(),
+        flip_margin=0.1,
+        model="m",
+        rule="r",
+    )
+
+
+def transition(change: str, at_ms: int, severity: str = "low") -> AlertTransition:
+    return AlertTransition(
+        alert=alert(severity, resolved=change == "resolved"), change=change, reason="test", at_ms=at_ms  # type: ignore[arg-type]
+    )
+
+
+class Desk:
+    name = "desk"
+
+    def wants(self, _alert: Alert, /) -> bool:
+        return True
+
+
+class Boss(Desk):
+    name = "boss"
+
+    def wants(self, alert: Alert, /) -> bool:
+        return alert.severity == "high"
+
+
+def advance(store: Store, expected: int | None, following: int) -> None:
+    with store.transaction() as t:
+        t.advance_offset("mentions", 0, expected=expected, following=following, watermark_ms=5, state=b"s")
+
+
+def test_an_offset_moves_only_from_where_it_was_expected(store: Store) -> None:
+    advance(store, None, 10)
+    advance(store, 10, 20)
+    for expected in (None, 10):
+        with pytest.raises(Fenced):
+            advance(store, expected, 30)
+    place = store.partition_state("mentions", 0)
+    assert place is not None
+    assert (place.next, place.watermark_ms, place.state) == (20, 5, b"s")
+
+
+def test_a_zombie_writes_nothing_at_all(store: Store) -> None:
+    advance(store, None, 10)
+    with pytest.raises(Fenced), store.transaction() as t:
+        t.insert_mentions([mention(1)], 0)
+        t.advance_offset("mentions", 0, expected=9, following=11, watermark_ms=None, state=b"")
+    assert store.counts().mentions == 0
+
+
+def test_a_transaction_that_breaks_leaves_nothing(store: Store) -> None:
+    with pytest.raises(RuntimeError, match="crash"), store.transaction() as t:
+        t.insert_mentions([mention(1)], 0)
+        raise RuntimeError("crash")
+    assert store.known_mentions([mention(1).id]) == set()
+
+
+def test_a_redelivered_mention_is_a_no_op(store: Store) -> None:
+    with store.transaction() as t:
+        assert t.insert_mentions([mention(1), mention(2)], 0) == {mention(1).id, mention(2).id}
+    with store.transaction() as t:
+        assert t.insert_mentions([mention(2), mention(3)], 0) == {mention(3).id}
+    assert store.counts().mentions == 3
+
+
+def test_mentions_are_read_back_in_order_and_late_ones_are_not(store: Store) -> None:
+    with store.transaction() as t:
+        t.insert_mentions([mention(1, 30), mention(2, 10), mention(3, 20)], 4, late={mention(3, 20).id})
+    assert [m.published_at_ms for m in store.mentions_since(4, 0)] == [10, 30]
+    assert [m.published_at_ms for m in store.mentions_since(4, 11)] == [30]
+    assert store.mentions_since(5, 0) == []
+
+
+def test_each_step_of_an_alert_is_kept_and_told_once(store: Store) -> None:
+    steps = [transition("opened", 1), transition("updated", 2, "high"), transition("resolved", 3, "high")]
+    for _ in range(2):
+        with store.transaction() as t:
+            t.record_transitions(steps, [Desk(), Boss()], now_ms=9)
+    assert [s.change for s in store.transitions("a1")] == ["opened", "updated", "resolved"]
+    told = sorted((d.receiver, d.sequence, d.change) for d in store.deliveries())
+    assert told == [
+        ("boss", 2, "opened"),  # what passes the filter late is news to that receiver
+        ("boss", 3, "resolved"),
+        ("desk", 1, "opened"),
+        ("desk", 2, "updated"),
+        ("desk", 3, "resolved"),
+    ]
+    assert [a.severity for a in store.alerts(status="resolved")] == ["high"]
+
+
+def test_a_later_step_never_overtakes_an_earlier_one(store: Store) -> None:
+    with store.transaction() as t:
+        t.record_transitions([transition("opened", 1), transition("resolved", 3)], [Desk()], now_ms=0)
+    claim = {"owner": "one", "now_ms": 10, "lease_ms": 100, "limit": 5}
+    first = store.claim_deliveries("desk", **claim)  # type: ignore[arg-type]
+    assert [d.change for d in first] == ["opened"]
+    assert store.claim_deliveries("desk", owner="two", now_ms=20, lease_ms=100, limit=5) == []
+    assert store.mark_delivered(first[0].id, owner="one", now_ms=30)
+    assert [d.change for d in store.claim_deliveries("desk", owner="two", now_ms=30, lease_ms=9, limit=5)] == ["resolved"]
+
+
+def test_a_lease_that_ran_out_is_taken_over_with_the_same_id(store: Store) -> None:
+    with store.transaction() as t:
+        t.record_transitions([transition("opened", 1)], [Desk()], now_ms=0)
+    first = store.claim_deliveries("desk", owner="one", now_ms=10, lease_ms=100, limit=5)
+    again = store.claim_deliveries("desk", owner="two", now_ms=200, lease_ms=100, limit=5)
+    assert [d.id for d in again] == [d.id for d in first]
+    assert again[0].attempts == 2
+    assert not store.mark_delivered(first[0].id, owner="one", now_ms=210), "the first owner no longer answers for it"
+    assert store.mark_delivered(again[0].id, owner="two", now_ms=210)
+
+
+def test_a_receiver_that_is_gone_is_left_alone_until_somebody_retries(store: Store) -> None:
+    with store.transaction() as t:
+        t.record_transitions([transition("opened", 1)], [Desk()], now_ms=0)
+    store.disable_receiver("desk", reason="410", now_ms=5)
+    assert store.claim_deliveries("desk", owner="one", now_ms=10, lease_ms=9, limit=5) == []
+    ids = [d.id for d in store.deliveries(status="disabled")]
+    assert store.retry_deliveries(ids, now_ms=20) == 1
+    assert store.receiver_state("desk") == ReceiverState(name="desk")
+    assert len(store.claim_deliveries("desk", owner="one", now_ms=20, lease_ms=9, limit=5)) == 1
+
+
+def test_a_dead_letter_is_kept_once_with_its_bytes(store: Store) -> None:
+    letter = DeadLetter(
+        place=Place(topic="news", partition=1, offset=7),
+        key=None,
+        value=b"\xff\x00",
+        headers=(("h", b"\x00"),),
+        reason="not_utf8",
+        detail="byte 0\x00",
+        failed_at_ms=3,
+    )
+    for _ in range(2):
+        with store.transaction() as t:
+            t.keep_dead_letter(letter)
+    (stored,) = store.dead_letters()
+    assert (stored.letter.value, stored.letter.headers, stored.letter.place) == (letter.value, letter.headers, letter.place)
+    store.mark_replayed([stored.id], now_ms=4)
+    assert store.dead_letters(pending=True) == []
+
+
+def test_attempts_are_counted_across_restarts(store: Store, url: str) -> None:
+    place = Place(topic="news", partition=0, offset=3)
+    assert store.note_attempts([place]) == {place: 1}
+    again = Store.open(url)
+    assert again.note_attempts([place]) == {place: 2}
+    again.clear_attempts([place])
+    assert again.note_attempts([place]) == {place: 1}
+    again.close()
+
+
+def test_the_migrations_make_the_tables_that_the_code_expects(store: Store) -> None:
+    with store._engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+        assert compare_metadata(context, metadata) == []
+
+
+def test_a_database_of_a_newer_version_is_refused(store: Store, url: str) -> None:
+    with store._engine.begin() as connection:
+        connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
+    with pytest.raises(Fatal, match="version 9999, newer than this tapewatch knows"):
+        Store.open(url)

@@ -1,0 +1,60 @@
+"""A PostgreSQL server of the test's own: from Debian's binaries, on loopback, in a temporary folder."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import subprocess
+from pathlib import Path
+
+from monitor.broker import free_port
+
+
+class PostgresServer:
+    """Made on construction; `start`, `kill` (SIGQUIT: as a crash) and `stop` as often as the test likes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port = folder, free_port()
+        self._bin = _binaries()
+        self._user = "postgres" if os.geteuid() == 0 else None
+        if self._user:
+            record = pwd.getpwnam(self._user)
+            os.chown(folder, record.pw_uid, record.pw_gid)
+            for parent in [*folder.parents][:-1]:
+                if parent.owner() == "root" and not parent.stat().st_mode & 0o001:
+                    parent.chmod(parent.stat().st_mode | 0o011)
+        self._run("initdb", "-D", str(folder / "data"), "-U", "tapewatch", "-A", "trust", "--no-sync")
+
+    def url(self, database: str = "postgres") -> str:
+        return f"postgresql://tapewatch@127.0.0.1:{self.port}/{database}"
+
+    def create(self, database: str) -> str:
+        """A fresh database; returns its URL."""
+        self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "tapewatch", database)
+        return self.url(database)
+
+    def start(self) -> PostgresServer:
+        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off"
+        self._run("pg_ctl", "-D", str(self.folder / "data"), "-l", str(self.folder / "log"), "-w", "-o", options, "start")
+        return self
+
+    def kill(self) -> None:
+        self._run("pg_ctl", "-D", str(self.folder / "data"), "-m", "immediate", "-w", "stop")
+
+    def stop(self) -> None:
+        self._run("pg_ctl", "-D", str(self.folder / "data"), "-m", "fast", "-w", "stop")
+
+    def _run(self, program: str, *arguments: str) -> None:
+        command = [str(self._bin / program), *arguments]
+        done = subprocess.run(command, user=self._user, cwd="/", capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{program}: {done.stderr or done.stdout}"
+
+
+def _binaries() -> Path:
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if found:
+        return found[-1].parent
+    program = shutil.which("initdb")
+    assert program, "PostgreSQL's server is missing: apt-get install postgresql"
+    return Path(program).parent

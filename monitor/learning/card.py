@@ -18,10 +18,12 @@ def model_card(
     figures: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]],
     calibration: Mapping[str, Mapping[str, float]],
     served: Mapping[str, str],
+    slices: Mapping[str, Mapping[str, Mapping[str, Any]]] | None = None,
 ) -> str:
     """Markdown. `figures`: split → source → the figures of `evaluate`; `rows`: rows a source has in all splits.
 
     `calibration`: what `calibration_figures` says of the test split; `served`: task → the sources whose convention answers.
+    `slices`: kind of row → the figures of `evaluate` on the test rows of that kind.
     """
     parts = [
         f"# {name}",
@@ -41,6 +43,8 @@ def model_card(
         + ".",
     ]
     parts += [f"## Figures on the {split} split\n\n{_table(found)}" for split, found in figures.items()]
+    if slices:
+        parts.append(f"## What is hard: slices of the test split\n\n{_table(slices)}")
     parts += [_calibration(calibration), _LIMITS]
     return "\n\n".join(parts) + "\n"
 
@@ -74,6 +78,8 @@ _LIMITS = """## Limits and known failures
 
 - Sources with another idea of neutral are judged by the served one's: posts that their authors marked bullish or bearish
   are mostly called neutral, and so are many facts that annotators of company news called good or bad. The tables show it.
+- Two companies with opposite fates in one sentence: the weakest point; the loser is often given the winner's tone.
+- Negated statements, more than plain ones.
 - Irony, memes and emoji in posts; comparisons ("less bad than feared"); a company that is only an analyst of another.
 - The same company judged twice in one sentence, once well and once badly, gets one answer.
 - Words beyond 128 tokens are read only around a company that is first named there.

@@ -1,0 +1,24 @@
+"""The live code path over a history: the same cores, the same partitions, the same alerts. The same input gives the same bytes.
+
+Promises: no clock and no randomness but a named seed; scores are kept by content and bundle, so that a change of rules
+runs again in seconds. Knows nothing of Kafka or the database.
+"""
+
+from monitor.backtest.events import EventResult, KnownEvent, judge_events, load_events
+from monitor.backtest.report import write_report
+from monitor.backtest.run import BacktestResult, compare, null_replay, partition_of, run_backtest
+from monitor.backtest.scores import score_documents
+
+__all__ = [
+    "BacktestResult",
+    "EventResult",
+    "KnownEvent",
+    "compare",
+    "judge_events",
+    "load_events",
+    "null_replay",
+    "partition_of",
+    "run_backtest",
+    "score_documents",
+    "write_report",
+]

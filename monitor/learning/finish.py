@@ -1,0 +1,119 @@
+"""The last step of a training: fit what the validation split can say, judge on the test split, leave both beside the weights.
+
+Afterwards a run folder holds all that an export needs: `finish_run` writes `finished.json`, `read_finished` reads it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from monitor.errors import Fatal
+from monitor.learning.calibrate import calibration_figures, fit_calibration, softmax
+from monitor.learning.card import model_card
+from monitor.learning.metrics import classification, multilabel, polarity_figures, tag_f1
+from monitor.learning.rows import LabelledRow, counts, fingerprint, licences, splits_of
+
+FINISHED = "finished.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """The arguments of `export_bundle` beside the two folders."""
+
+    name: str
+    calibration: dict[str, Any]
+    metrics: dict[str, Any]
+    card: str
+    data_fingerprint: str
+
+
+def finish_run(run: Path, rows: Sequence[LabelledRow]) -> Finished:
+    """Calibrate the best network of the finished run in `run`; `rows` are those that it was trained on.
+
+    Raises Fatal when there is no finished run, or when the rows are others: their splits would leak.
+    """
+    from tokenizers import Tokenizer
+
+    from exporters.network import load_run
+    from monitor.learning.features import make_examples
+    from monitor.learning.outputs import gather_outputs
+    from monitor.learning.recipe import Recipe
+    from monitor.learning.train import BEST, RUN_FILE, _allowed
+
+    try:
+        identity = json.loads((run / RUN_FILE).read_text("utf-8"))
+        network = load_run(run / BEST)
+    except (FileNotFoundError, ValueError) as err:
+        raise Fatal(f"{run}: not the folder of a finished training run: {err}") from err
+    recipe = Recipe.model_validate(identity["recipe"])
+    rows = _allowed(rows, recipe)
+    if fingerprint(rows) != identity["data"]:
+        raise Fatal(f"{run}: was trained on other rows; give the same --data files")
+    sides = splits_of(rows, valid_percent=recipe.data.valid_percent, test_percent=recipe.data.test_percent)
+    tokenizer = Tokenizer.from_file(str(run / "tokenizer.json"))
+    outputs: dict[str, Any] = {}
+    for side in ("valid", "test"):
+        chosen = [row for row, at in zip(rows, sides, strict=True) if at == side]
+        examples = make_examples(chosen, tokenizer, recipe, topics=network.spec.topics, events=network.spec.events)
+        outputs[side] = gather_outputs(network, examples)
+    calibration = fit_calibration(outputs["valid"])
+    metrics = {side: calibrated_figures(found, calibration) for side, found in outputs.items()}
+    served = {"document": network.spec.serve_document, "mention": network.spec.serve_mention}
+    card = model_card(
+        name=recipe.name,
+        base_model=recipe.base,
+        licences=licences(rows),
+        rows=counts(rows),
+        figures={side: {"all sources of the served conventions": found} for side, found in metrics.items()},
+        calibration=calibration_figures(outputs["test"], calibration),
+        served={task: head for task, head in served.items() if head},
+    )
+    finished = Finished(
+        name=recipe.name, calibration=calibration, metrics=metrics, card=card, data_fingerprint=identity["data"]
+    )
+    (run / FINISHED).write_text(json.dumps(asdict(finished), indent=1, sort_keys=True) + "\n", "utf-8")
+    return finished
+
+
+def read_finished(run: Path) -> Finished:
+    """What `finish_run` left. Raises Fatal naming the file when it isn't there or isn't whole."""
+    path = run / FINISHED
+    try:
+        return Finished(**json.loads(path.read_text("utf-8")))
+    except (FileNotFoundError, TypeError, ValueError) as err:
+        raise Fatal(f"{path}: missing or damaged; let `tapewatch train` come to its end") from err
+
+
+def calibrated_figures(outputs: Mapping[str, Any], calibration: Mapping[str, Any]) -> dict[str, Any]:
+    """The headline figures of one split, as the calibrated network answers; the keys are those of `evaluate`."""
+    found: dict[str, Any] = {}
+    for task, name in (("document", "sentiment"), ("mention", "mentions"), ("topic", "topic")):
+        if task in outputs:
+            logits, truth = outputs[task]
+            p = softmax(logits, calibration.get(task, {}).get("temperature", 1.0))
+            full = classification(truth, p, [str(c) for c in range(p.shape[-1])])
+            found[name] = {key: full[key] for key in ("n", "accuracy", "macro_f1", "ece")}
+    if "polarity" in outputs:
+        logits, scores = outputs["polarity"]
+        p = softmax(logits, calibration.get("mention", {}).get("temperature", 1.0))
+        knots = calibration.get("polarity", {"knots_x": (-1.0, 1.0), "knots_y": (-1.0, 1.0)})
+        found["polarity"] = polarity_figures(scores, np.interp(p[:, 2] - p[:, 0], knots["knots_x"], knots["knots_y"]))
+    if "events" in outputs:
+        logits, truth = outputs["events"]
+        limits = np.array(calibration.get("events", {}).get("thresholds", [0.5] * np.shape(logits)[-1]))
+        full = multilabel(truth, 1.0 / (1.0 + np.exp(-np.asarray(logits))) >= limits)
+        found["events"] = {key: full[key] for key in ("n", "micro_f1", "macro_f1")}
+    if "evidence" in outputs:
+        limit = calibration.get("evidence", {}).get("threshold", 0.5)
+        pairs = [
+            (np.asarray(tags), (np.asarray(p)[:, 1:].sum(-1) >= limit).astype(np.int64))
+            for p, tags in outputs["evidence"]
+        ]
+        found["evidence"] = {"n": len(pairs), "token_f1": tag_f1(pairs)}
+    return found

@@ -300,7 +300,6 @@ class KafkaResults:
             key=key,
             value=value,
             headers=[(ORIGIN_HEADER, origin.encode())],
-            timestamp_ms=max(0, mention.published_at_ms),
         )
 
     def send_dead_letter(self, letter: DeadLetter) -> None:

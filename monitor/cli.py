@@ -165,6 +165,149 @@ def score(
 
 
 @app.command()
+def backtest(
+    stream: Annotated[list[Path], typer.Option("--stream", help="A stream on disk; may be given several times.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for alerts.jsonl, summary.json and report.html.")],
+    events: Annotated[Path | None, typer.Option("--events", help="Known events to be judged by.")] = None,
+    rules: Annotated[Path | None, typer.Option("--rules", help="A rules file instead of the config's.")] = None,
+    sweep: Annotated[list[Path] | None, typer.Option("--sweep", help="Other rules files, to compare.")] = None,
+    nulls: Annotated[int, typer.Option("--nulls", min=0, max=100, help="Replays with nothing happening.")] = 0,
+    config: ConfigOption = DEFAULT_CONFIG,
+    watchlist: WatchlistOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The live code path over history: what would have fired, when and why. The same input gives the same bytes."""
+    from monitor import offline
+    from monitor.settings import load_settings
+
+    settings = load_settings(config)
+    with _byte_progress(stream, quiet=as_json) as progress:
+        summary = offline.backtest(
+            settings,
+            stream,
+            out,
+            watchlist=watchlist,
+            events=events,
+            rules=rules,
+            sweep=sweep or (),
+            nulls=nulls,
+            progress=progress,
+            warn=_warn,
+        )
+    if as_json:
+        _print_json(summary)
+        return
+    typer.echo(f"{summary['mentions']} mentions, {summary['alerts']} alerts, {summary['alerts_per_day']} a day")
+    typer.echo(f"{out / 'report.html'}")
+
+
+@app.command()
+def train(
+    data: Annotated[list[Path], typer.Option("--data", help="Labelled rows; may be given several times.")],
+    out: Annotated[Path, typer.Option("--out", help="The run's folder.")],
+    recipe: Annotated[Path | None, typer.Option("--recipe", help="TOML; see configs/train/.")] = None,
+    base: Annotated[str | None, typer.Option("--base", help="packaged:NAME, a folder or a hub name.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Fine-tune one encoder for all tasks, calibrate it, and leave everything needed to repeat it."""
+    from monitor import offline
+
+    with _step_progress(quiet=as_json) as progress:
+        summary = offline.train(data, out, recipe=recipe, base=base, resume=resume, progress=progress)
+    _print_json(summary) if as_json else typer.echo(f"{out}: {summary['validation']}")
+
+
+@app.command()
+def export(
+    run_folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a finished training run.")],
+    out: Annotated[Path, typer.Option("--out", help="The new bundle's folder.")],
+    as_json: JsonOption = False,
+) -> None:
+    """A training run becomes a bundle: graph, precision, parity, manifest, card."""
+    from monitor import offline
+
+    summary = offline.export(run_folder, out)
+    _print_json(summary) if as_json else typer.echo(f"{out}: {summary['name']}, parity {summary['parity']}")
+
+
+@app.command()
+def evaluate(
+    data: Annotated[Path, typer.Option("--data", help="Labelled rows.")],
+    bundle: BundleOption = None,
+    before: Annotated[Path | None, typer.Option("--before", help="Another bundle, shown beside it.")] = None,
+    report: Annotated[Path | None, typer.Option("--report", help="Write an HTML page for people.")] = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+    as_json: JsonOption = False,
+) -> None:
+    """Precision, recall, F1, support, calibration: for whatever the file has labels."""
+    from monitor import offline
+    from monitor.settings import load_settings
+
+    figures = offline.evaluate(load_settings(config), data, bundle=bundle, before=before, report=report)
+    if as_json:
+        _print_json(figures)
+        return
+    for task, values in figures.items():
+        shown = {k: round(v, 4) if isinstance(v, float) else v for k, v in values.items() if isinstance(v, int | float)}
+        typer.echo(f"{task}: " + ", ".join(f"{name} {value}" for name, value in shown.items()))
+
+
+@app.command()
+def explain(
+    text: Annotated[str, typer.Argument(help="A headline or a post.")],
+    entity: Annotated[str, typer.Option("--entity", help="A symbol of the watchlist, or words of the text.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    bundle: BundleOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Which words pulled the judgement of a company, and what the model quotes as evidence."""
+    from monitor import offline
+    from monitor.settings import load_settings
+
+    found = offline.explain_text(load_settings(config), text, entity=entity, bundle=bundle)
+    if as_json:
+        _print_json(found)
+        return
+    p = found.mention.probabilities
+    typer.echo(
+        f"{found.label}: negative {p[0]:.2f}, neutral {p[1]:.2f}, positive {p[2]:.2f}; polarity {found.mention.polarity:+.2f}"
+    )
+    for word in sorted(found.attributions, key=lambda a: -a.weight):
+        typer.echo(f"  {word.weight:+.3f}  {_visible(word.word, 60)}")
+    typer.echo("evidence: " + " | ".join(_visible(e.quote, 160) for e in found.mention.evidence))
+    typer.echo(f"without the heaviest fifth of the words the judgement loses {found.comprehensiveness:.2f}")
+
+
+@bench.command("engine")
+def bench_engine(
+    file: Annotated[Path, typer.Option("--stream", help="Texts to measure on.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    watchlist: WatchlistOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The bare engine on tokenised, length-sorted texts: fp32 and int8 in one run."""
+    from monitor import offline
+    from monitor.settings import load_settings
+
+    _show(offline.bench_engine(load_settings(config), file, watchlist=watchlist), as_json)
+
+
+@bench.command("watch")
+def bench_watch(
+    entities: Annotated[int, typer.Option(min=1, max=1_000_000)] = 500,
+    mentions: Annotated[int, typer.Option(min=1_000, max=5_000_000)] = 50_000,
+    config: ConfigOption = DEFAULT_CONFIG,
+    as_json: JsonOption = False,
+) -> None:
+    """Novelty, buckets and detectors on one core."""
+    from monitor import offline
+    from monitor.settings import load_settings
+
+    _show(offline.bench_watch(load_settings(config), entities=entities, mentions=mentions), as_json)
+
+
+@app.command()
 def broker(port: Annotated[int, typer.Option(min=1, max=65_535)] = 9092) -> None:
     """The embedded Kafka-protocol broker in the foreground: for trying things out. It forgets everything when it stops."""
     from monitor.broker import EmbeddedBroker
@@ -303,6 +446,36 @@ def _byte_progress(files: list[Path], *, quiet: bool) -> Iterator[Any]:
     with Progress(*columns, console=Console(stderr=True, quiet=quiet), transient=False) as bar:
         task = bar.add_task(files[0].name if len(files) == 1 else f"{len(files)} files", total=total)
         yield lambda count: bar.advance(task, count)
+
+
+@contextmanager
+def _step_progress(*, quiet: bool) -> Iterator[Any]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("training"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=Console(stderr=True, quiet=quiet)) as bar:
+        task = bar.add_task("", total=None)
+
+        def tell(step: int, steps: int, losses: dict[str, float]) -> None:
+            shown = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
+            bar.update(task, completed=step, total=steps, description=shown)
+
+        yield tell
+
+
+def _show(result: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        _print_json(result)
+        return
+    for name, value in result.items():
+        typer.echo(f"{name.replace('_', ' ')}: {value}")
 
 
 def _logs(settings: Settings) -> None:

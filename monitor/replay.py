@@ -1,7 +1,7 @@
 """A stream on disk into Kafka: the same bytes, in the file's order, at the speed that was asked for.
 
-Lines are sent as they are; one that is no message goes to the dead letters like any other, where it belongs. A record's
-timestamp is the line's `published_at`, so that partitions can be read in the order of time.
+Lines are sent as they are; one that is no message goes to the dead letters like any other, where it belongs. Each tells its
+`published_at` in a header, so that partitions can be read in the order of time.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class ReplayPolicy:
 class Sink(Protocol):
     """Where the lines go."""
 
-    def send(self, topic: str, *, key: bytes | None, value: bytes | None, timestamp_ms: int | None = None) -> None: ...
+    def send(self, topic: str, *, key: bytes | None, value: bytes | None, event_ms: int | None = None) -> None: ...
     def flush(self) -> None: ...
 
 
@@ -66,7 +66,7 @@ def replay(
             while (wait_s := due_s - clock.monotonic_s()) > 0 and not stop.is_set():
                 sink.flush()
                 clock.sleep(min(wait_s, 0.5))
-        sink.send(topic, key=None, value=line, timestamp_ms=at_ms or None)
+        sink.send(topic, key=None, value=line, event_ms=max(0, at_ms) or None)
         sent += 1
         if sent % policy.flush_every == 0:
             sink.flush()

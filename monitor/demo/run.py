@@ -197,7 +197,7 @@ def _play(kafka: KafkaConfig, settings: Settings, clock: Clock, policy: DemoPoli
             due_s = started_s + (message.at_ms - first_ms) / 3_600_000 / policy.hours_per_second
             if (wait_s := due_s - clock.monotonic_s()) > 0.05 and stop.wait(wait_s):
                 break
-            producer.send(topics[message.topic], key=message.key, value=message.value, timestamp_ms=message.at_ms)
+            producer.send(topics[message.topic], key=message.key, value=message.value, event_ms=message.at_ms)
         producer.flush()
 
 

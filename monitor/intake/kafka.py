@@ -32,6 +32,7 @@ logging.getLogger("kafka").setLevel(logging.CRITICAL)  # we report what we can a
 Partition = tuple[str, int]
 Positions = Callable[[str, int], int | None]
 Client = TypeVar("Client")
+EVENT_HEADER = "event-ms"
 _EMPTY_POLLS_MAX = 5  # then a partition that shows nothing, though it should, holds nobody back
 
 
@@ -77,7 +78,7 @@ class KafkaConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawMessage:
-    """A message as the broker holds it."""
+    """A message as the broker holds it. `timestamp_ms`: the event's time if its producer said so, else the record's."""
 
     place: Place
     key: bytes | None
@@ -301,11 +302,16 @@ class KafkaSink:
         key: bytes | None,
         value: bytes | None,
         headers: Sequence[tuple[str, bytes]] = (),
-        timestamp_ms: int | None = None,
+        event_ms: int | None = None,
     ) -> None:
-        """Hand one message over; raises Retryable when the buffer stays full or the broker is away."""
+        """Hand one message over; raises Retryable when the buffer stays full or the broker is away.
+
+        `event_ms` travels as a header. It must not be the record's timestamp: brokers expire by that, and the messages of
+        an old stream would be deleted before anybody read them.
+        """
+        told = [*headers, (EVENT_HEADER, str(event_ms).encode())] if event_ms is not None else list(headers)
         try:
-            future = self._producer.send(topic, key=key, value=value, headers=list(headers), timestamp_ms=timestamp_ms)
+            future = self._producer.send(topic, key=key, value=value, headers=told)
         except KafkaError as err:
             raise Retryable(f"kafka {self._config.bootstrap_servers}: {topic}: {type(err).__name__}: {err}") from err
         future.add_errback(self._failed.append)
@@ -386,12 +392,14 @@ def _unpark(consumer: Any) -> None:
 
 
 def _raw(record: Any) -> RawMessage:
+    headers = tuple(record.headers or ())
+    stated = next((value for name, value in headers if name == EVENT_HEADER), b"")
     return RawMessage(
         place=Place(topic=record.topic, partition=record.partition, offset=record.offset),
         key=record.key,
         value=record.value,
-        headers=tuple(record.headers or ()),
-        timestamp_ms=record.timestamp,
+        headers=tuple(pair for pair in headers if pair[0] != EVENT_HEADER),
+        timestamp_ms=int(stated) if stated.isdigit() and len(stated) < 16 else record.timestamp,
     )
 
 

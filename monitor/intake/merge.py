@@ -4,7 +4,7 @@
     news/1   ──9:01──9:04── (in flight)  messages to give shows its next one
 
 Without it, catching up on a backlog would read one partition hours ahead of the others, and their mentions would come
-late. It orders by the record's timestamp (producers set it to the publication time, brokers to the arrival).
+late. It orders by the time of publication where the producer tells it in a header, else by the record's timestamp.
 """
 
 from __future__ import annotations

@@ -302,6 +302,9 @@ class WatchLoop:
             except Rejectable as err:
                 letters.append(_letter(message, err, self._clock.now_ms()))
                 continue
+            if mention.id in decoded:
+                self.counts.duplicates += 1
+                self._metrics.count("watch_duplicates_total")
             decoded.setdefault(mention.id, (mention, _origin(message)))
         known = self._store.known_mentions(decoded.keys()) if decoded else set()
         self.counts.duplicates += len(known)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 
+import kafka
 import pytest
+from kafka.structs import TopicPartition
 
 from monitor.broker import free_port
 from monitor.errors import Fatal, Retryable
@@ -120,7 +122,7 @@ def test_partitions_are_read_as_one_in_the_order_of_time(config: KafkaConfig, to
     """Two partitions, each with a long run of its own: read oldest first, not one after the other."""
     sink = KafkaSink(config)
     for number in range(12_000):  # more than is held, so that partitions are paused and go on
-        sink.send(topic, key=b"k%d" % number, value=b"%d" % number, timestamp_ms=1_000 + number)
+        sink.send(topic, key=b"k%d" % number, value=b"%d" % number, event_ms=1_000 + number)
     sink.flush()
     sink.close()
     source = KafkaSource(config, topics=[topic], group=f"g-{topic}", merged=True)
@@ -138,3 +140,21 @@ def test_a_restarted_partition_is_read_again_from_its_stored_position(config: Ka
     again = read_until(source, lambda seen: len(seen) >= 10)
     source.close()
     assert sorted(str(m.place) for m in again) == sorted(str(m.place) for m in first)
+
+
+def test_an_old_event_is_no_old_record(config: KafkaConfig, topic: str) -> None:
+    """Brokers expire by a record's timestamp: a stream of 2008 must be there when somebody comes to read it."""
+    sink = KafkaSink(config)
+    sink.send(topic, key=b"k", value=b"v", event_ms=1_220_000_000_000)
+    sink.flush()
+    sink.close()
+    source = KafkaSource(config, topics=[topic], group=f"g-{topic}")
+    (message,) = read_until(source, lambda seen: len(seen) >= 1)
+    source.close()
+    assert message.timestamp_ms == 1_220_000_000_000
+    assert message.headers == ()
+    consumer = kafka.KafkaConsumer(bootstrap_servers=config.bootstrap_servers)
+    partition = TopicPartition(topic, message.place.partition)
+    found = consumer.offsets_for_times({partition: 1_600_000_000_000})[partition]
+    consumer.close()
+    assert found is not None, "the record's own timestamp is of today"

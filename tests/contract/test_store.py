@@ -34,7 +34,9 @@ def store(url: str) -> Iterator[Store]:
 
 
 def mention(number: int, at_ms: int = 0):  # noqa: ANN201
-    document = Document(id=str(number), source="s", channel="news", published_at_ms=at_ms, title=f"X falls {number}\x00")
+    document = Document(
+        id=str(number), source="s", channel="news", published_at_ms=at_ms, title=f"X falls {number}\x00"
+    )
     return judged(document, LinkedEntity(entity="X", spans=(), cue="symbol"), 1)
 
 
@@ -62,7 +64,10 @@ def alert(severity: str = "low", resolved: bool = False) -> Alert:
 
 def transition(change: str, at_ms: int, severity: str = "low") -> AlertTransition:
     return AlertTransition(
-        alert=alert(severity, resolved=change == "resolved"), change=change, reason="test", at_ms=at_ms  # type: ignore[arg-type]
+        alert=alert(severity, resolved=change == "resolved"),
+        change=change,
+        reason="test",
+        at_ms=at_ms,  # type: ignore[arg-type]
     )
 
 
@@ -152,7 +157,9 @@ def test_a_later_step_never_overtakes_an_earlier_one(store: Store) -> None:
     assert [d.change for d in first] == ["opened"]
     assert store.claim_deliveries("desk", owner="two", now_ms=20, lease_ms=100, limit=5) == []
     assert store.mark_delivered(first[0].id, owner="one", now_ms=30)
-    assert [d.change for d in store.claim_deliveries("desk", owner="two", now_ms=30, lease_ms=9, limit=5)] == ["resolved"]
+    assert [d.change for d in store.claim_deliveries("desk", owner="two", now_ms=30, lease_ms=9, limit=5)] == [
+        "resolved"
+    ]
 
 
 def test_a_lease_that_ran_out_is_taken_over_with_the_same_id(store: Store) -> None:
@@ -191,7 +198,11 @@ def test_a_dead_letter_is_kept_once_with_its_bytes(store: Store) -> None:
         with store.transaction() as t:
             t.keep_dead_letter(letter)
     (stored,) = store.dead_letters()
-    assert (stored.letter.value, stored.letter.headers, stored.letter.place) == (letter.value, letter.headers, letter.place)
+    assert (stored.letter.value, stored.letter.headers, stored.letter.place) == (
+        letter.value,
+        letter.headers,
+        letter.place,
+    )
     store.mark_replayed([stored.id], now_ms=4)
     assert store.dead_letters(pending=True) == []
 

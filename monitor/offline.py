@@ -1,0 +1,270 @@
+"""Composition of the work that needs no broker: backtests, training, export, evaluation, explanation, benchmarks."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from monitor.app import FileLine, make_reader, make_scorer
+from monitor.errors import Fatal, Rejectable
+from monitor.records import Document, LinkedEntity, ScoredMention, Span
+from monitor.settings import Settings
+
+Linked = tuple[Document, tuple[LinkedEntity, ...]]
+Progress = Callable[[int], None]
+
+
+def read_documents(
+    settings: Settings,
+    files: Sequence[Path],
+    watchlist: Path | None,
+    *,
+    progress: Progress,
+    warn: Callable[[str], None],
+) -> Iterator[Linked]:
+    """Decoded and linked as score does it; a line that can't be used is told to `warn`."""
+    from monitor.linking import load_watchlist
+    from monitor.replay import lines
+
+    reader = make_reader(settings, load_watchlist(watchlist or settings.watchlist.path))
+    for file in files:
+        for number, (_, line) in enumerate(lines(file, progress), 1):
+            try:
+                yield reader.read(FileLine(settings, file, number, line))
+            except Rejectable as err:
+                warn(f"{file}: line {number}: {err}")
+
+
+def backtest(
+    settings: Settings,
+    files: Sequence[Path],
+    out: Path,
+    *,
+    watchlist: Path | None = None,
+    events: Path | None = None,
+    rules: Path | None = None,
+    sweep: Sequence[Path] = (),
+    nulls: int = 0,
+    progress: Progress,
+    warn: Callable[[str], None],
+) -> dict[str, Any]:
+    """The live code path over history; returns the summary that was written to `out`."""
+    from monitor.alerting import load_rules
+    from monitor.backtest import (
+        compare,
+        judge_events,
+        load_events,
+        null_replay,
+        run_backtest,
+        score_documents,
+        write_report,
+    )
+    from monitor.linking import load_watchlist
+
+    chosen = load_rules(rules or settings.rules.path)
+    others = [load_rules(path) for path in sweep]
+    known = load_events(events) if events else ()
+    names = load_watchlist(watchlist or settings.watchlist.path).names()
+    scorer = make_scorer(settings)
+    cache = settings.bundle.cache_dir or Path.home() / ".cache" / "tapewatch"
+    documents = read_documents(settings, files, watchlist, progress=progress, warn=warn)
+    mentions = score_documents(
+        documents, judge=scorer, bundle=f"{scorer.bundle.model}/{settings.bundle.precision}", cache_dir=cache
+    )
+    partitions = settings.kafka.partitions
+    result = run_backtest(mentions, rules=chosen, names=names, partitions=partitions)
+    extra: dict[str, Any] = {}
+    if known:
+        extra["events"] = judge_events(result, mentions, known)
+    if nulls:
+        extra["null_replays"] = [
+            _null(
+                run_backtest(null_replay(mentions, seed=seed), rules=chosen, names=names, partitions=partitions), seed
+            )
+            for seed in range(1, nulls + 1)
+        ]
+    if others:
+        runs = [run_backtest(mentions, rules=other, names=names, partitions=partitions) for other in others]
+        extra["sweep"] = [{"rule": run.rules.name, **compare(result, run)} for run in runs]
+    return write_report(result, out, extra=extra)
+
+
+def train(
+    data: Sequence[Path], out: Path, *, recipe: Path | None, base: str | None, resume: bool, progress: Any
+) -> dict[str, Any]:
+    """Fine-tune and calibrate; the run folder then holds all that `export` needs."""
+    from monitor.learning.finish import finish_run
+    from monitor.learning.recipe import load_recipe
+    from monitor.learning.rows import read_rows
+    from monitor.learning.train import train as fine_tune
+
+    chosen = load_recipe(recipe)
+    if base is not None:
+        chosen = chosen.model_copy(update={"base": base})
+    rows = [row for path in data for row in read_rows(path)]
+    trained = fine_tune(rows, chosen, out, resume=resume, progress=progress)
+    finished = finish_run(out, rows)
+    return {"out": str(out), "epochs": trained.epochs, "validation": trained.metrics, "metrics": finished.metrics}
+
+
+def export(run: Path, out: Path) -> dict[str, Any]:
+    """A finished run becomes a bundle, with parity."""
+    from exporters.bundle import export_bundle
+    from exporters.errors import ExportError
+    from monitor.learning.finish import read_finished
+    from monitor.learning.train import BEST
+
+    finished = read_finished(run)
+    try:
+        manifest = export_bundle(
+            run / BEST,
+            out,
+            name=finished.name,
+            calibration=finished.calibration,
+            metrics=finished.metrics,
+            card=finished.card,
+            data_fingerprint=finished.data_fingerprint,
+        )
+    except ExportError as err:
+        raise Fatal(str(err)) from err
+    return {"out": str(out), "name": manifest["name"], "parity": manifest["parity"], "files": manifest["files"]}
+
+
+def evaluate(
+    settings: Settings, data: Path, *, bundle: Path | None, before: Path | None, report: Path | None
+) -> dict[str, Any]:
+    """The figures for which the file has labels; with `report`, a page that a person reads."""
+    from monitor.intake import clean
+    from monitor.learning.evaluate import figures_of
+    from monitor.learning.report import render_report
+    from monitor.learning.rows import read_rows
+    from monitor.learning.served import ServedModel
+    from monitor.scoring.evidence import answer_spans
+
+    rows = read_rows(data)
+
+    def answers(folder: Path | None) -> Any:
+        return ServedModel(make_scorer(settings, folder), clean=clean, answer_spans=answer_spans)(rows)
+
+    after = answers(bundle)
+    if report is not None:
+        page = render_report(rows, after, before=answers(before) if before else None, title=data.name)
+        report.write_text(page, "utf-8")
+    return dict(figures_of(rows, after))
+
+
+def explain_text(settings: Settings, text: str, *, entity: str, bundle: Path | None) -> Any:
+    """Why the model judges `entity` in this text as it does. `entity`: a symbol of the watchlist, or words of the text."""
+    from monitor.linking import Linker, load_watchlist
+    from monitor.scoring import explain
+
+    document = Document(id="1", source="shell", channel="news", published_at_ms=0, title=text)
+    linked = Linker(load_watchlist(settings.watchlist.path)).link(text)
+    named = next((one for one in linked if one.entity == entity.upper()), None)
+    if named is None:
+        at = text.lower().find(entity.lower())
+        if at < 0:
+            found = ", ".join(one.entity for one in linked) or "none"
+            raise Fatal(f"--entity {entity}: neither a company linked in the text ({found}) nor words of it")
+        named = LinkedEntity(entity=entity, spans=(Span(start=at, end=at + len(entity)),), cue="name")
+    scorer = make_scorer(settings, bundle)
+    return explain(document, named, lambda documents: scorer.judge(documents, now_ms=0))
+
+
+def bench_engine(
+    settings: Settings, file: Path, *, watchlist: Path | None, documents_max: int = 2_048
+) -> dict[str, Any]:
+    """Documents a second of the bare engine on tokenised, length-sorted texts, at both precisions, in one run."""
+    documents = _sample(settings, file, watchlist, documents_max)
+    result: dict[str, Any] = {"documents": len(documents)}
+    decisions: dict[str, list[str]] = {}
+    for precision in ("fp32", "int8"):
+        chosen = settings.model_copy(update={"bundle": settings.bundle.model_copy(update={"precision": precision})})
+        scorer = make_scorer(chosen)
+        rate = _engine_rate(scorer, documents)
+        result[f"{precision}_documents_per_second"] = round(rate, 1)
+        decisions[precision] = [m.label for found in scorer.judge(documents, now_ms=0) for m in found]
+    result["int8_over_fp32"] = round(result["int8_documents_per_second"] / result["fp32_documents_per_second"], 3)
+    pairs = list(zip(decisions["fp32"], decisions["int8"], strict=True))
+    result["int8_decisions_equal"] = round(sum(a == b for a, b in pairs) / max(1, len(pairs)), 4)
+    return result
+
+
+def bench_watch(settings: Settings, *, entities: int, mentions: int) -> dict[str, Any]:
+    """Mentions a second through novelty, buckets and detectors on one core, on made-up mentions."""
+    import random
+
+    from monitor.alerting import load_rules
+    from monitor.loops.core import PartitionCore, WatchPolicy
+    from monitor.records import mention_id
+
+    rng = random.Random(7)  # noqa: S311 - made-up load, not a secret
+    words = [f"w{number}" for number in range(5_000)]
+    rules = load_rules(settings.rules.path)
+    core = PartitionCore(
+        policy=WatchPolicy.of(rules, partitions=1), rules=rules, names={f"E{n}": f"E{n}" for n in range(entities)}
+    )
+    load = []
+    for number in range(mentions):
+        polarity = rng.choice((-0.6, 0.0, 0.0, 0.6))
+        p = {-0.6: (0.7, 0.2, 0.1), 0.0: (0.1, 0.8, 0.1), 0.6: (0.1, 0.2, 0.7)}[polarity]
+        load.append(
+            ScoredMention(
+                id=mention_id(str(number), "E"),
+                entity=f"E{min(entities - 1, int(rng.expovariate(5.0 / min(entities, 500))))}",
+                document=str(number),
+                source=f"s{number % 40}",
+                channel="news" if number % 3 else "social",
+                published_at_ms=1_700_000_000_000 + number * 2_000,
+                text=" ".join(rng.choices(words, k=10)),
+                probabilities=p,
+                polarity=polarity,
+                model="bench",
+                scored_at_ms=0,
+            )
+        )
+    started = time.perf_counter()
+    for number, mention in enumerate(load):
+        core.take(mention, origin="", now_ms=None)
+        if number % 500 == 499:
+            core.advance()
+    core.advance()
+    seconds = time.perf_counter() - started
+    return {"entities": entities, "mentions": mentions, "mentions_per_second": round(mentions / seconds)}
+
+
+def _sample(settings: Settings, file: Path, watchlist: Path | None, documents_max: int) -> list[Linked]:
+    linked = read_documents(settings, [file], watchlist, progress=lambda _n: None, warn=lambda _text: None)
+    documents = []
+    for document, entities in linked:
+        if entities:
+            documents.append((document, entities))
+        if len(documents) == documents_max:
+            break
+    if not documents:
+        raise Fatal(f"{file}: names no company of the watchlist; choose another with --watchlist")
+    return documents
+
+
+def _engine_rate(scorer: Any, documents: Sequence[Linked]) -> float:
+    from monitor.intake import clean
+    from monitor.scoring import BatchPolicy, cut_batches
+
+    units = scorer.units([clean(d.text) for d, _ in documents], [entities for _, entities in documents])
+    batches = [
+        scorer.inputs([units[i] for i in batch]) for batch in cut_batches([len(u.ids) for u in units], BatchPolicy())
+    ]
+    best = math.inf
+    for _ in range(2):
+        started = time.perf_counter()
+        for batch in batches:
+            scorer.engine.run(batch)
+        best = min(best, time.perf_counter() - started)
+    return len(documents) / best
+
+
+def _null(result: Any, seed: int) -> dict[str, Any]:
+    return {"seed": seed, "alerts": len(result.alerts), "alerts_per_day": round(len(result.alerts) / result.days, 3)}

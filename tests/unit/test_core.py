@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import msgspec
 from hypothesis import given, settings
@@ -18,7 +19,7 @@ MINUTE_MS = 60_000
 HOUR_MS = 60 * MINUTE_MS
 RULES = parse_rules({"budget": {"false_alerts_per_day": 20.0}}, "test")
 POLICY = WatchPolicy.of(RULES, partitions=1)
-TOPICS = "profit margin factory lawsuit tariff patent launch chief dividend outlook strike merger recall audit".split()
+TOPICS = "profit margin factory lawsuit tariff patent launch chief dividend outlook strike merger recall audit".split()  # noqa: SIM905  reads better
 
 
 def mention(
@@ -51,7 +52,9 @@ def history(days: int = 4, crash_at_h: float | None = 80.0) -> list[ScoredMentio
             if (hour + index) % 5 == 0:
                 number = len(told)
                 told.append(
-                    mention(entity, START_MS + hour * HOUR_MS + index * 400_000, number, polarity=0.1 * (number % 3 - 1))
+                    mention(
+                        entity, START_MS + hour * HOUR_MS + index * 400_000, number, polarity=0.1 * (number % 3 - 1)
+                    )
                 )
     if crash_at_h is not None:
         base_ms = START_MS + round(crash_at_h * HOUR_MS)
@@ -93,7 +96,7 @@ def play(mentions: Sequence[ScoredMention], *, cuts: Sequence[int] = (), stops: 
     """Batches end at `cuts`; with `stops` the process dies after each of them and comes back."""
     written, core = Written(), PartitionCore(policy=POLICY, rules=RULES)
     edges = [0, *sorted(cuts), len(mentions)]
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges):
         for each in mentions[start:end]:
             if core.take(each, origin="news/0", now_ms=None) is Fate.FOLDED:
                 written.stored.append(each)
@@ -179,7 +182,7 @@ def test_late_and_future_mentions_are_named_and_change_nothing() -> None:
     assert core.take(mention("AAA", now_ms + HOUR_MS, 3), origin="news/0", now_ms=now_ms) is Fate.FUTURE
     watermark_ms = core.watermark_ms
     assert watermark_ms == now_ms - POLICY.lateness_ms
-    assert {Fate.LATE: 1, Fate.FUTURE: 1, Fate.DUPLICATE: 1, Fate.FOLDED: 1} == dict(core.counts)
+    assert dict(core.counts) == {Fate.LATE: 1, Fate.FUTURE: 1, Fate.DUPLICATE: 1, Fate.FOLDED: 1}
 
 
 def test_a_silent_stream_still_closes_its_last_bucket() -> None:

@@ -158,7 +158,7 @@ def close_block(habit: Habit, market: Market, at_ms: int, rules: BaselineRules, 
             factor=1.0,
             rules=rules,
         )
-        cap = usual.voices + 4.0 * math.sqrt(usual.voices + usual.voices**2 / usual.size) + 3.0
+        cap = usual.voices + 2.0 * math.sqrt(usual.voices + usual.voices**2 / usual.size) + 3.0
         kept = min(1.0, cap / habit.open_n)
         z = (habit.open_p / habit.open_n - usual.tone) / math.sqrt(
             usual.variance * (1 / habit.open_n + 1 / (habit.tone_w + rules.tone_prior_voices))
@@ -195,7 +195,7 @@ def expected(
     mean = rate * 4
     spread = ((habit.squares * faded) + 12 * (mean + mean**2 * (1 + 1 / rules.dispersion))) / (blocks + 12)
     over = max(spread - mean, 0.0) / mean**2 - 1.0  # 1/r of the negative binomial: Var = m + m²/r
-    over = min(max(over, 0.02), 3.0) + 1.0 / (voices + prior_n + 1.0)
+    over = min(max(over, 0.02), 0.5) + 1.0 / (voices + prior_n + 1.0)
     tone = (habit.tone_p * faded + rules.tone_prior_voices * market.mean_tone()) / (weight + rules.tone_prior_voices)
     q_negative, q_positive = market.shares()
     k = rules.tone_prior_voices

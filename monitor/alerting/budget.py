@@ -12,6 +12,7 @@ autocorrelation within a stretch doesn't matter. Real events are in the record t
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, insort
 
 import msgspec
@@ -21,7 +22,7 @@ from monitor.records import AlertKind
 
 DAY_MS = 86_400_000
 FLOOR = 2.0  # scores below 10^-2 are no episodes
-_EPISODES_MAX = 600
+_EPISODES_MIN = 600
 
 
 class Episode(msgspec.Struct, array_like=True):
@@ -79,6 +80,8 @@ class Budget:
     def rate(self, kind: AlertKind, entity: str, score: float, at_ms: int, entities: int) -> float:
         """Episodes a day, over this partition, that reach `score`; the entity's own lasting one counts once."""
         rules = self._rules
+        if score < self.state.ledgers[kind].floor:
+            return math.inf  # what is not recorded can't be ranked
         days = min(max(at_ms - self.state.since_ms, 0) / DAY_MS, rules.record_days)
         peaks = self._peaks[kind]
         louder = len(peaks) - bisect_left(peaks, score)
@@ -121,7 +124,9 @@ class Budget:
             episode = ledger.now.pop(entity)
             ledger.past.append((episode.last_ms, episode.peak))
         kept = [each for each in ledger.past if each[0] >= horizon_ms and each[1] >= ledger.floor]
-        if len(kept) > _EPISODES_MAX:
+        # Four times what the budget can spend in the record's length: the threshold lies well inside what is kept.
+        episodes_max = max(_EPISODES_MIN, round(4 * self.allowed(kind) * self._rules.record_days))
+        if len(kept) > episodes_max:
             kept.sort(key=lambda each: (each[1], each[0]))
             ledger.floor = kept[len(kept) // 4][1]
             kept = sorted(kept[len(kept) // 4 :])

@@ -45,8 +45,8 @@ class Signal(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def burst(voices: Voices, usual: Expected, window_s: int, rules: DetectorRules) -> Signal | None:
-    """More voices than usual, and a direction in which they lean; None without a surplus."""
-    if voices.total < rules.voices_min or voices.total <= usual.voices:
+    """More voices than usual, and a direction in which they lean; None without a surplus. The caller holds the least number."""
+    if voices.total <= max(usual.voices, 0.0):
         return None
     negative = surplus(voices.negative, usual.negative, usual.size)
     positive = surplus(voices.positive, usual.positive, usual.size)
@@ -91,7 +91,7 @@ def drift(
 ) -> Signal | None:
     """A small shift that lasts: the larger of the two CUSUM sides."""
     height = max(up, down)
-    if height <= 0 or voices.total < rules.voices_min:
+    if height <= 0 or voices.total <= 0:
         return None
     return Signal(
         kind="drift",

@@ -73,13 +73,14 @@ class BaselineRules(_Section):
 
 
 class DetectorRules(_Section):
-    """Windows in seconds; `direction_weight`: how much the surplus of one direction adds to the surplus of voices."""
+    """Windows in seconds; `voices_min_*`: fewer never fire, and a post is cheaper than an article; `direction_weight`: how much the surplus of one direction adds to the surplus of voices."""
 
     burst_windows_s: tuple[Count, ...] = (300, 3_600, 14_400)
     tone_window_s: Count = 14_400
     divergence_window_s: Count = 86_400
     direction_weight: Annotated[float, Field(ge=0)] = 1.0
-    voices_min: Positive = 2.5
+    voices_min_news: Positive = 3.0
+    voices_min_social: Positive = 4.0
     tone_voices_min: Positive = 6.0
     drift_slack: Positive = 0.5
 

@@ -460,9 +460,17 @@ class PartitionCore:
                 firing.append((rate / allowed, signal, channel))
         firing.sort(key=lambda each: (each[0], each[1].kind))
         if entity.alert is not None:
-            self._step(name, entity, signals, firing, at_ms, transitions)
+            self._step(name, entity, signals, firing, at_ms=at_ms, transitions=transitions)
         if entity.alert is None and firing:
-            self._open(name, entity, firing[0][1], firing[0][2], at_ms, entities, transitions)
+            self._open(
+                name,
+                entity,
+                firing[0][1],
+                channel=firing[0][2],
+                at_ms=at_ms,
+                entities=entities,
+                transitions=transitions,
+            )
 
     def _signals(self, entity: _Entity, at_ms: int) -> list[tuple[str, Signal]]:
         """The best reading of each detector, with its channel."""
@@ -477,9 +485,10 @@ class PartitionCore:
         for channel in sorted(entity.ears):
             ear, habit, market = entity.ears[channel], entity.habits[channel], self._markets[channel]
             ear.sums.expire(at_ms)
+            voices_min = self._voices_min(channel)
             for index, window_s in enumerate(self._rules.windows_s):
                 sums = ear.sums.window(index)
-                if sums.total < own.voices_min:
+                if sums.total < voices_min:
                     continue
                 voices = Voices(
                     total=sums.total, negative=sums.negative, positive=sums.positive, polarity=sums.polarity
@@ -503,6 +512,10 @@ class PartitionCore:
         if "news" in day and "social" in day:
             keep("news", divergence(*day["news"], *day["social"], window_s=own.divergence_window_s, rules=own))
         return list(best.values())
+
+    def _voices_min(self, channel: str) -> float:
+        own = self._rules.detectors
+        return own.voices_min_social if channel == "social" else own.voices_min_news
 
     def _market_move(self, channel: str, market: Market, ear: _Ear, at_ms: int) -> tuple[float, float]:
         """How much louder than usual all the others are, and how their tone has moved, in the last four hours."""
@@ -535,6 +548,7 @@ class PartitionCore:
         entity: _Entity,
         signals: Sequence[tuple[str, Signal]],
         firing: Sequence[tuple[float, Signal, str]],
+        *,
         at_ms: int,
         transitions: list[AlertTransition],
     ) -> None:
@@ -552,7 +566,9 @@ class PartitionCore:
             return
         if reason is Reason.STRONGER:
             channel = next(c for c, s in signals if s.kind == alert.kind)
-            fresh = self._alert(name, entity, same[0], channel, own.needed, alert.p_value, at_ms)
+            fresh = self._alert(
+                name, entity, same[0], channel=channel, needed=own.needed, p_value=alert.p_value, at_ms=at_ms
+            )
             own.alert = msgspec.structs.replace(fresh, id=alert.id, opened_at=alert.opened_at)
             transitions.append(AlertTransition(alert=own.alert, change="updated", reason=reason, at_ms=at_ms))
             return
@@ -565,6 +581,7 @@ class PartitionCore:
         name: str,
         entity: _Entity,
         signal: Signal,
+        *,
         channel: str,
         at_ms: int,
         entities: int,
@@ -584,7 +601,7 @@ class PartitionCore:
         assert budget is not None, "only a core that has folded something opens alerts"
         needed = budget.needed(signal.kind, at_ms, entities)
         rate = budget.rate(signal.kind, name, signal.score, at_ms, entities)
-        alert = self._alert(name, entity, signal, channel, needed, rate / entities, at_ms)
+        alert = self._alert(name, entity, signal, channel=channel, needed=needed, p_value=rate / entities, at_ms=at_ms)
         entity.alert = OpenAlert(
             alert=alert, channel=channel, needed=needed, peak=signal.score, opened_ms=at_ms, updated_ms=at_ms
         )
@@ -595,7 +612,7 @@ class PartitionCore:
         transitions.append(AlertTransition(alert=alert, change="opened", reason=OPENED[signal.kind], at_ms=at_ms))
 
     def _alert(
-        self, name: str, entity: _Entity, signal: Signal, channel: str, needed: float, p_value: float, at_ms: int
+        self, name: str, entity: _Entity, signal: Signal, *, channel: str, needed: float, p_value: float, at_ms: int
     ) -> Alert:
         """Everything that is said to the analyst, from the facts at hand."""
         own = self._rules
@@ -609,7 +626,7 @@ class PartitionCore:
         why = reasons(
             said,
             direction=signal.direction,
-            score=lambda kept: self._score_of(kept, signal),
+            score=lambda kept: self._score_of(kept, signal, channel),
             threshold=min(needed, signal.score),
             stories_max=own.life.stories_max,
             top_authors=own.life.top_authors,
@@ -658,7 +675,7 @@ class PartitionCore:
         )
         return msgspec.structs.replace(alert, brief=_brief(alert))
 
-    def _score_of(self, said: Sequence[Said], signal: Signal) -> float:
+    def _score_of(self, said: Sequence[Said], signal: Signal, channel: str) -> float:
         """The detector over fewer stories, all else equal; kinds that don't rest on one window keep their score while anything is left."""
         voices = Voices(
             total=sum(each.weight for each in said),
@@ -667,12 +684,14 @@ class PartitionCore:
             polarity=sum(each.weight * each.mention.polarity for each in said),
         )
         own = self._rules.detectors
+        if voices.total < self._voices_min(channel):
+            return 0.0
         if signal.kind == "burst":
             again = burst(voices, signal.expected, signal.window_s, own)
         elif signal.kind == "tone":
             again = tone_shift(voices, signal.expected, signal.window_s, 0.0, own)
         else:
-            return signal.score if voices.total >= own.voices_min else 0.0
+            return signal.score
         return again.score if again is not None and again.direction == signal.direction else 0.0
 
     # State.
@@ -742,8 +761,10 @@ def _brief(alert: Alert) -> str:
     hours = base["window_s"] / 3600
     span = f"{hours:g} h" if hours >= 1 else f"{base['window_s'] // 60} min"
     parts = [
-        f"{who}: {alert.effective_n:.1f} independent {alert.direction} voices leaning ({alert.raw_n} items) in {span};"
-        f" {base['voices']:.1f} are usual.",
+        (
+            f"{who}: {alert.effective_n:.1f} independent {alert.direction} voices leaning ({alert.raw_n} items) in {span};"
+            f" {base['voices']:.1f} are usual."
+        ),
         f"Tone {alert.polarity:+.2f}, usually {base['polarity']:+.2f}.",
     ]
     if base["cold_start"]:

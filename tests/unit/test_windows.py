@@ -1,0 +1,99 @@
+"""Event time, novelty and sums."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from monitor.windows import (
+    UNIT,
+    Arrival,
+    NoveltyMemory,
+    NoveltyPolicy,
+    Print,
+    SlidingSums,
+    Story,
+    Watermark,
+    WatermarkPolicy,
+    is_copy,
+)
+
+POLICY = WatermarkPolicy(lateness_ms=1_000, idle_after_ms=30_000, future_max_ms=5_000)
+
+
+def test_the_slowest_active_origin_holds_the_watermark() -> None:
+    mark = Watermark(policy=POLICY, newest_ms={"news/0": 0, "news/1": 0})
+    mark.observe("news/0", 9_000)
+    assert mark.value_ms == -1_000
+    mark.observe("news/1", 5_000)
+    assert mark.value_ms == 4_000
+
+
+def test_a_silent_origin_lets_the_others_go_when_it_counts_as_idle() -> None:
+    mark = Watermark(policy=POLICY)
+    mark.observe("news/0", 5_000, now_ms=5_000)
+    mark.observe("social/0", 6_000, now_ms=6_000)
+    mark.observe("news/0", 100_000, now_ms=100_000)
+    assert mark.value_ms == 99_000
+
+
+def test_an_event_from_the_future_moves_nothing() -> None:
+    mark = Watermark(policy=POLICY)
+    assert mark.observe("news/0", 99_000, now_ms=1_000) is Arrival.FUTURE
+    assert mark.value_ms is None
+
+
+def test_an_item_in_a_bucket_that_is_still_open_is_not_late() -> None:
+    # [0 ──── 60)[60 ──●── 120)   watermark at 70: 65 still counts, 59 does not
+    mark = Watermark(policy=POLICY)
+    mark.observe("news/0", 71_000)
+    assert mark.observe("news/0", 65_000, floor_ms=60_000) is Arrival.ON_TIME
+    assert mark.observe("news/0", 59_000, floor_ms=60_000) is Arrival.LATE
+
+
+def test_when_all_are_silent_event_time_flows_on_from_where_it_stood() -> None:
+    mark = Watermark(policy=POLICY)
+    mark.observe("news/0", 10_000, now_ms=10_000)
+    assert mark.tick(20_000) == 9_000
+    assert mark.tick(50_000) == 49_000
+    assert mark.tick(60_000, drained=False) == 49_000
+
+
+@given(st.lists(st.tuples(st.sampled_from(["a", "b"]), st.integers(0, 10**6)), max_size=40))
+def test_the_watermark_never_goes_back(events: list[tuple[str, int]]) -> None:
+    mark, last = Watermark(policy=POLICY), None
+    for origin, at_ms in events:
+        mark.observe(origin, at_ms)
+        assert last is None or (mark.value_ms is not None and mark.value_ms >= last)
+        last = mark.value_ms
+
+
+def test_an_edited_headline_is_a_copy_and_another_report_is_not() -> None:
+    policy = NoveltyPolicy()
+    first = Print("Acme to cut 4,000 jobs as demand for pumps falls")
+    assert is_copy(first, Print("UPDATE 2-Acme to cut 4,000 jobs as demand for pumps falls sharply"), policy)
+    assert not is_copy(first, Print("Pump maker announces thousands of layoffs, shares slide"), policy)
+
+
+def test_a_chorus_is_counted_and_forgotten_with_the_horizon() -> None:
+    memory = NoveltyMemory(NoveltyPolicy(horizon_ms=1_000))
+    crowds = [
+        memory.hear(k, f"sell this stock now before it is too late {k} {k + 900} {k + 70}", f"u{k}", None).crowd
+        for k in range(30)
+    ]
+    assert crowds[0] == 0
+    assert max(crowds) > 3
+    memory.forget_before(10_000)
+    assert len(memory) == 0
+    assert memory.hear(10_001, "sell this stock now before it is too late", "u", None).crowd == 0
+
+
+@given(st.lists(st.tuples(st.integers(0, 5_000), st.integers(0, 2 * UNIT)), max_size=30), st.integers(0, 9_000))
+def test_sliding_sums_are_those_of_the_stories_inside(stories: list[tuple[int, int]], now_ms: int) -> None:
+    sums = SlidingSums((100, 2_000))
+    for at_ms, weight in sorted(stories):
+        sums.add(Story(at_ms=at_ms, total_u=weight, negative_u=weight, positive_u=0, polarity_u=-weight, mention=None))
+    sums.expire(now_ms)
+    for index, length in enumerate((100, 2_000)):
+        inside = sum(weight for at_ms, weight in stories if at_ms >= now_ms - length)
+        assert sums.window(index).total == inside / UNIT

@@ -771,7 +771,8 @@ def _brief(alert: Alert) -> str:
         parts.append("Little is known of what is usual yet, so the threshold is wider.")
     if alert.details["fires_without_top_authors"] is False:
         parts.append("It rests on few authors: without the loudest it would not have fired.")
-    parts.append(f"Without its {alert.details['stories_needed']} strongest stories it would not have fired.")
+    if alert.details["stories_needed"]:
+        parts.append(f"Its {alert.details['stories_needed']} strongest stories carry it.")
     if alert.evidence:
         parts.append(f"Strongest: “{alert.evidence[0].quote}” ({alert.evidence[0].source}).")
     return " ".join(parts)

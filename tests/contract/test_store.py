@@ -33,7 +33,7 @@ def store(url: str) -> Iterator[Store]:
     opened.close()
 
 
-def mention(number: int, at_ms: int = 0):  # noqa: ANN201
+def mention(number: int, at_ms: int = 0):
     document = Document(
         id=str(number), source="s", channel="news", published_at_ms=at_ms, title=f"X falls {number}\x00"
     )

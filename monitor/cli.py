@@ -293,6 +293,22 @@ def bench_engine(
     _show(offline.bench_engine(load_settings(config), file, watchlist=watchlist), as_json)
 
 
+@bench.command("pipeline")
+def bench_pipeline(
+    file: Annotated[Path, typer.Option("--stream", help="Documents to send.")],
+    documents: Annotated[int, typer.Option(min=64, max=100_000)] = 2_048,
+    config: ConfigOption = DEFAULT_CONFIG,
+    watchlist: WatchlistOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Broker to committed windows, over the bare engine on the same texts, in one run."""
+    from monitor import offline
+    from monitor.settings import load_settings
+
+    settings = load_settings(config)
+    _show(offline.bench_pipeline(settings, config, file, watchlist=watchlist, documents_max=documents), as_json)
+
+
 @bench.command("watch")
 def bench_watch(
     entities: Annotated[int, typer.Option(min=1, max=1_000_000)] = 500,

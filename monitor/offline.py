@@ -268,3 +268,63 @@ def _engine_rate(scorer: Any, documents: Sequence[Linked]) -> float:
 
 def _null(result: Any, seed: int) -> dict[str, Any]:
     return {"seed": seed, "alerts": len(result.alerts), "alerts_per_day": round(len(result.alerts) / result.days, 3)}
+
+
+def bench_pipeline(
+    settings: Settings, config: Path, file: Path, *, watchlist: Path | None, documents_max: int = 2_048
+) -> dict[str, Any]:
+    """Documents a second from broker to committed windows, over the bare engine on the same texts in the same run.
+
+    Embedded broker and SQLite; score and watch run as in service. Only documents that name a company are sent, and the
+    clock runs from the first one sent to the last mention committed.
+    """
+    import tempfile
+    from contextlib import ExitStack, closing
+
+    from monitor.app import topics_of
+    from monitor.broker import EmbeddedBroker, free_port
+    from monitor.clock import SystemClock
+    from monitor.demo.run import DemoPolicy, Roles, role_environment
+    from monitor.intake import encode
+    from monitor.intake.kafka import KafkaConfig, KafkaSink, ensure_topics
+    from monitor.store import Store
+
+    documents = _sample(settings, file, watchlist, documents_max)
+    wanted = sum(len(entities) for _, entities in {d.key: (d, e) for d, e in documents}.values())
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tapewatch-bench-")))
+        broker = stack.enter_context(EmbeddedBroker())
+        ports = {role: free_port() for role in ("score", "watch")}
+        environ = role_environment(broker, folder, ports) | {
+            "TAPEWATCH_WATCHLIST__PATH": str((watchlist or settings.watchlist.path).resolve()),
+            "TAPEWATCH_KAFKA__SESSION_TIMEOUT_MS": "6000",
+        }
+        kafka = KafkaConfig(bootstrap_servers=broker.bootstrap_servers)
+        ensure_topics(kafka, topics_of(settings), create=True)
+        roles = Roles(config, environ, ports, clock=SystemClock(), policy=DemoPolicy())
+        stack.callback(roles.stop)
+        roles.wait_until_ready()
+        time.sleep(8)  # both have joined their groups by then; joining is not what is measured
+        store = stack.enter_context(closing(Store.open(environ["TAPEWATCH_DATABASE__URL"])))
+        sink = stack.enter_context(closing(KafkaSink(kafka)))
+        started = time.perf_counter()
+        for document, _ in documents:
+            topic = settings.kafka.topic_social if document.channel == "social" else settings.kafka.topic_news
+            sink.send(topic, key=None, value=encode(document), event_ms=document.published_at_ms)
+        sink.flush()
+        while store.counts().mentions < wanted and time.perf_counter() - started < 600:
+            roles.check()
+            time.sleep(0.05)
+        seconds, arrived = time.perf_counter() - started, store.counts().mentions
+        roles.stop()
+    if arrived < wanted:
+        raise Fatal(f"bench pipeline: {arrived} of {wanted} mentions after {seconds:.0f} s")
+    engine = _engine_rate(make_scorer(settings), documents)
+    rate = len(documents) / seconds
+    return {
+        "documents": len(documents),
+        "mentions": wanted,
+        "pipeline_documents_per_second": round(rate, 1),
+        "engine_documents_per_second": round(engine, 1),
+        "pipeline_over_engine": round(rate / engine, 3),
+    }

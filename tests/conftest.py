@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -26,10 +28,12 @@ def apache_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApacheKaf
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
-    server = PostgresServer(tmp_path_factory.mktemp("postgres")).start()
-    yield server
-    server.kill()
+def postgres_server() -> Iterator[PostgresServer]:
+    # Not in pytest's own folder: PostgreSQL runs as another user, and pytest closes its folders to others.
+    with tempfile.TemporaryDirectory(prefix="tapewatch-postgres-") as folder:
+        server = PostgresServer(Path(folder)).start()
+        yield server
+        server.kill()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -21,9 +21,6 @@ class PostgresServer:
         if self._user:
             record = pwd.getpwnam(self._user)
             os.chown(folder, record.pw_uid, record.pw_gid)
-            for parent in [*folder.parents][:-1]:
-                if parent.owner() == "root" and not parent.stat().st_mode & 0o001:
-                    parent.chmod(parent.stat().st_mode | 0o011)
         self._run("initdb", "-D", str(folder / "data"), "-U", "tapewatch", "-A", "trust", "--no-sync")
 
     def url(self, database: str = "postgres") -> str:

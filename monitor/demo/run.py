@@ -85,38 +85,31 @@ def run_demo(
         seen: set[str] = set()
         sink = stack.enter_context(WebhookSink(secrets=(secret,), on_message=_once(seen, on_delivery)))
         ports = {role: free_port() for role in ROLES}
-        environ = _environment(broker, folder, sink, secret, ports)
+        environ = role_environment(broker, folder, ports) | {
+            "TAPEWATCH_SINK_URL": sink.url,
+            "TAPEWATCH_SINK_SECRET": secret,
+        }
         settings = load_settings(config, environ)
         kafka = KafkaConfig(bootstrap_servers=broker.bootstrap_servers)
         ensure_topics(kafka, topics_of(settings), create=True)
         say("starting score, watch and deliver")
-        supervisor = _Background(
-            Supervisor(
-                {
-                    role: [sys.executable, "-m", "monitor.cli", "run", "--config", str(config), "--role", role]
-                    for role in ROLES
-                },
-                clock=clock,
-                drain_s=policy.drain_s,
-                spawn=partial(_spawn_with, environ),
-            )
-        )
-        stack.callback(supervisor.stop)
-        _wait_until_ready(ports, supervisor, stop, clock, policy)
+        roles = Roles(config, environ, ports, clock=clock, policy=policy)
+        stack.callback(roles.stop)
+        roles.wait_until_ready(stop)
         started_s = clock.monotonic_s()
         say(f"playing the sample stream, {policy.hours_per_second:g} hours a second")
         player = threading.Thread(target=_play, args=(kafka, settings, clock, policy, stop), name="player", daemon=True)
         player.start()
         documents, busy_s = 0, 0.0
         while not stop.is_set() and (for_s is None or clock.monotonic_s() - started_s < for_s):
-            supervisor.check()
+            roles.check()
             stop.wait(0.2)
             counted = documents_scored(ports["score"])
             if counted > documents:
                 documents, busy_s = counted, clock.monotonic_s() - started_s
         stop.set()
         player.join(10)
-        supervisor.stop()
+        roles.stop()
         with closing(Store.open(settings.database.url)) as store:
             counts = store.counts()
         return DemoSummary(
@@ -139,15 +132,36 @@ def documents_scored(port: int) -> int:
         return 0
 
 
-class _Background:
-    """The supervisor on a thread of its own; its exit code is looked at by `check`."""
+class Roles:
+    """The roles as processes under a supervisor on a thread of its own; they start at once."""
 
-    def __init__(self, supervisor: Supervisor) -> None:
-        self._supervisor = supervisor
+    def __init__(
+        self, config: Path, environ: Mapping[str, str], ports: Mapping[str, int], *, clock: Clock, policy: DemoPolicy
+    ) -> None:
+        command = [sys.executable, "-m", "monitor.cli", "run", "--config", str(config), "--role"]
+        self._supervisor = Supervisor(
+            {role: [*command, role] for role in ports},
+            clock=clock,
+            drain_s=policy.drain_s,
+            spawn=partial(_spawn_with, environ),
+        )
+        self._ports, self._clock, self._policy = ports, clock, policy
         self._halt = threading.Event()
         self._code: int | None = None
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
         self._thread.start()
+
+    def wait_until_ready(self, stop: threading.Event | None = None) -> None:
+        """Raises Retryable with the names of those that are not ready in time."""
+        stop = stop or threading.Event()
+        give_up_s = self._clock.monotonic_s() + self._policy.ready_s
+        waiting = set(self._ports)
+        while waiting and not stop.is_set():
+            self.check()
+            waiting -= {role for role in waiting if _is_ready(self._ports[role])}
+            if waiting and self._clock.monotonic_s() > give_up_s:
+                raise Retryable(f"not ready after {self._policy.ready_s:.0f} s: {', '.join(sorted(waiting))}")
+            stop.wait(0.2)
 
     def check(self) -> None:
         """Raises Fatal when a role refused to start; it has said why on stderr."""
@@ -164,19 +178,6 @@ class _Background:
 
 def _spawn_with(environ: Mapping[str, str], command: Sequence[str]) -> Process:
     return spawn(command, environ=environ)
-
-
-def _wait_until_ready(
-    ports: Mapping[str, int], supervisor: _Background, stop: threading.Event, clock: Clock, policy: DemoPolicy
-) -> None:
-    give_up_s = clock.monotonic_s() + policy.ready_s
-    waiting = set(ports)
-    while waiting and not stop.is_set():
-        supervisor.check()
-        waiting -= {role for role in waiting if _is_ready(ports[role])}
-        if waiting and clock.monotonic_s() > give_up_s:
-            raise Retryable(f"not ready after {policy.ready_s:.0f} s: {', '.join(sorted(waiting))}")
-        stop.wait(0.2)
 
 
 def _is_ready(port: int) -> bool:
@@ -201,14 +202,11 @@ def _play(kafka: KafkaConfig, settings: Settings, clock: Clock, policy: DemoPoli
         producer.flush()
 
 
-def _environment(
-    broker: EmbeddedBroker, folder: Path, sink: WebhookSink, secret: str, ports: Mapping[str, int]
-) -> dict[str, str]:
+def role_environment(broker: EmbeddedBroker, folder: Path, ports: Mapping[str, int]) -> dict[str, str]:
+    """What a role's process is told beside its configuration file: this broker, a database of its own, these ports."""
     own = {
         "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap_servers,
         "TAPEWATCH_DATABASE__URL": f"sqlite:///{folder / 'tapewatch.db'}",
-        "TAPEWATCH_SINK_URL": sink.url,
-        "TAPEWATCH_SINK_SECRET": secret,
         "TAPEWATCH_TELEMETRY__LOG_LEVEL": "warning",
     }
     return {

@@ -109,5 +109,5 @@ def _row_faults(row: dict[str | None, str | None], company: Company) -> list[str
         faults.append(f"symbol {company.symbol}: name is empty")
     if len(company.aliases) > _ALIASES_MAX:
         faults.append(f"symbol {company.symbol}: more than {_ALIASES_MAX} aliases")
-    unfit = [t for t in (company.name, *company.aliases) if len(t) > _CHARS_MAX or len(fold(t)) < 2]
+    unfit = [t for t in (company.name, *company.aliases) if t and not 2 <= len(fold(t)) <= _CHARS_MAX]
     return faults + [f"symbol {company.symbol}: {t!r} must have 2 to {_CHARS_MAX} characters" for t in unfit]

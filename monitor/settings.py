@@ -77,9 +77,9 @@ class IntakeSettings(Section):
 
 class ScoreSettings(Section):
     batch_tokens_max: Positive = 2_048
-    batch_documents_max: Positive = 256
+    batch_documents_max: Positive = 1_024
     deadline_ms: Positive = 200
-    queue_documents_max: Positive = 2_048
+    queue_documents_max: Positive = 4_096
     poll_messages_max: Positive = 1_000
     telemetry_port: Port = 9101
 

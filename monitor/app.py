@@ -402,6 +402,9 @@ def replay_files(
         raise Fatal(
             f"--topic {topic}: not a raw topic of the configuration; one of {kafka.topic_news}, {kafka.topic_social}"
         )
+    missing = tuple(f"{file}: no such file" for file in files if not file.is_file())
+    if missing:
+        raise Fatal(missing[0], faults=missing)
     config = kafka_config(settings, role="replay")
     ensure_topics(config, topics_of(settings), create=kafka.create_topics)
     with closing(KafkaSink(config)) as sink:

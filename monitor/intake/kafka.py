@@ -361,11 +361,12 @@ class _Listener(kafka.ConsumerRebalanceListener):  # type: ignore[misc]  # kafka
         source = self._source
         with source._lock:
             fresh = [p for p in assigned if p not in source._started and p not in source._assigned]
-            source._assigned += fresh
         if fresh:
             source._consumer.pause(*fresh)
             for partition in fresh:  # a placeholder position, so that no fetch asks for a reset; never read from
                 source._consumer.seek(partition, 0)
+        with source._lock:  # told last: `poll` on the other thread must not start it before it is held back
+            source._assigned += fresh
 
     def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:
         source = self._source

@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock
 ARGS ?=
+STREAM ?=
 
 .PHONY: install demo test check unit services lock bench clean
 
@@ -27,9 +28,10 @@ services:  ## PostgreSQL's server binaries, for the tests that start their own s
 		|| { echo "installing PostgreSQL for the tests"; apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql >/dev/null; } \
 		|| { echo "PostgreSQL is missing: apt-get install postgresql" >&2; exit 2; }
 
-bench: $(VENV)/.installed-all  ## the figures of README, in one run each
-	$(BIN)/tapewatch bench engine --json
-	$(BIN)/tapewatch bench pipeline --json
+bench: $(VENV)/.installed-all  ## the figures of README, one run each; STREAM=FILE names a stream of yours
+	@[ -n "$(STREAM)" ] || { echo "make bench needs a stream: make bench STREAM=FILE.jsonl.gz" >&2; exit 2; }
+	$(BIN)/tapewatch bench engine --stream $(STREAM) --json
+	$(BIN)/tapewatch bench pipeline --stream $(STREAM) --json
 	$(BIN)/tapewatch bench watch --json
 
 $(VENV)/bin/python:

@@ -178,6 +178,7 @@ def _run_score(settings: Settings, stop: threading.Event, clock: Clock) -> None:
                 deadline_ms=settings.score.deadline_ms,
                 queue_documents_max=settings.score.queue_documents_max,
                 poll_messages_max=settings.score.poll_messages_max,
+                batches_in_flight=settings.score.batches_in_flight,
             ),
             seen=parts.beat,
             metrics=parts.metrics,
@@ -252,6 +253,7 @@ def _run_deliver(settings: Settings, stop: threading.Event, clock: Clock) -> Non
             rng=random.Random(),  # noqa: S311 - jitter, not a secret
             seen=parts.beat,
             count=lambda outcome: parts.metrics.count("deliver_attempts_total", label=str(outcome)),
+            oldest_s=lambda seconds: parts.metrics.gauge("deliver_oldest_pending_seconds", seconds),
         )
         loop.run(stop)
 

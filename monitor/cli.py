@@ -219,6 +219,44 @@ def train(
 
 
 @app.command()
+def distil(
+    texts: Annotated[
+        list[Path], typer.Option("--texts", help="Unlabelled texts or streams; may be given several times.")
+    ],
+    teacher: Annotated[Path, typer.Option("--teacher", help="The `best` folder of a training run.")],
+    out: Annotated[Path, typer.Option("--out", help="Rows for `train --data`, .jsonl.gz.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    watchlist: WatchlistOption = None,
+    rows_max: Annotated[int, typer.Option("--rows", min=2, help="How many rows to write at most.")] = 20_000,
+    licence: Annotated[str, typer.Option("--licence", help="Licence of the texts, as stated.")] = "not stated",
+    as_json: JsonOption = False,
+) -> None:
+    """A teacher's soft labels for texts that nobody has labelled; the small model learns from them beside the labelled rows."""
+    from monitor import offline
+    from monitor.settings import load_settings
+
+    with _step_progress(quiet=as_json) as progress:
+        done = 0
+
+        def count(rows: int) -> None:
+            nonlocal done
+            done += rows
+            progress(done, rows_max, {})
+
+        summary = offline.distil(
+            load_settings(config),
+            texts,
+            teacher,
+            out,
+            watchlist=watchlist,
+            rows_max=rows_max,
+            licence=licence,
+            progress=count,
+        )
+    _print_json(summary) if as_json else typer.echo(f"{out}: {summary['rows']} rows")
+
+
+@app.command()
 def export(
     run_folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a finished training run.")],
     out: Annotated[Path, typer.Option("--out", help="The new bundle's folder.")],

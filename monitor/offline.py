@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from monitor.app import FileLine, make_reader, make_scorer
 from monitor.errors import Fatal, Rejectable
 from monitor.records import Document, LinkedEntity, ScoredMention, Span
@@ -108,6 +110,78 @@ def train(
     trained = fine_tune(rows, chosen, out, resume=resume, progress=progress)
     finished = finish_run(out, rows)
     return {"out": str(out), "epochs": trained.epochs, "validation": trained.metrics, "metrics": finished.metrics}
+
+
+def distil(
+    settings: Settings,
+    texts: Sequence[Path],
+    teacher: Path,
+    out: Path,
+    *,
+    watchlist: Path | None,
+    rows_max: int,
+    licence: str,
+    progress: Progress,
+) -> dict[str, Any]:
+    """A teacher's soft labels for texts that nobody has labelled, as rows that `train --data` reads.
+
+    From each file as many texts as from the others; each names a company, and about half have a tone.
+    """
+    import gzip
+    import random
+
+    from monitor.learning.distil import choose, soften
+
+    if out.exists():
+        raise Fatal(f"{out}: exists already; name another file")
+    scorer = make_scorer(settings)
+    chosen: list[Linked] = []
+    for file in texts:
+        known: dict[str, Linked] = {}
+        for document, entities in _linked_texts(settings, file, watchlist):
+            if any(entity.spans for entity in entities):
+                known.setdefault(document.text.casefold(), (document, entities))
+        share = rows_max // len(texts)
+        pool = list(known.values())
+        candidates = random.Random(7).sample(pool, min(len(pool), 3 * share))  # noqa: S311 - a sample, not a secret
+        judged = [
+            found
+            for start in range(0, len(candidates), 512)
+            for found in scorer.judge(candidates[start : start + 512], now_ms=0)
+        ]
+        chosen += choose(candidates, judged, rows_max=share)
+    if not chosen:
+        raise Fatal(f"{', '.join(map(str, texts))}: no text names a company of the watchlist")
+    half = out.with_name(out.name + ".half")
+    written = 0
+    with gzip.GzipFile(half, "wb", mtime=0) as stream:
+        for row in soften(teacher, chosen, licence=licence, progress=progress):
+            stream.write(msgspec.json.encode(row) + b"\n")
+            written += 1
+    half.replace(out)
+    return {"out": str(out), "rows": written}
+
+
+def _linked_texts(settings: Settings, file: Path, watchlist: Path | None) -> Iterator[Linked]:
+    """Lines of the message schema, or of nothing but `text`."""
+    from monitor.linking import Linker, load_watchlist
+    from monitor.replay import lines
+
+    class _Text(msgspec.Struct):
+        text: str = ""
+
+    found = load_watchlist(watchlist or settings.watchlist.path)
+    reader, linker = make_reader(settings, found), Linker(found)
+    for number, (_, line) in enumerate(lines(file, lambda _bytes: None), 1):
+        try:
+            text = msgspec.json.decode(line, type=_Text).text
+            if text:
+                document = Document(id=str(number), source=file.name, channel="news", published_at_ms=0, title=text)
+                yield document, linker.link(text)
+            else:
+                yield reader.read(FileLine(settings, file, number, line))
+        except (msgspec.DecodeError, UnicodeDecodeError, Rejectable) as err:
+            raise Fatal(f"{file}: line {number}: {err}") from err
 
 
 def export(run: Path, out: Path) -> dict[str, Any]:

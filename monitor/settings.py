@@ -78,6 +78,7 @@ class IntakeSettings(Section):
 class ScoreSettings(Section):
     batch_tokens_max: Positive = 2_048
     batch_documents_max: Positive = 1_024
+    batches_in_flight: Annotated[int, Field(ge=1, le=8)] = 2
     deadline_ms: Positive = 200
     queue_documents_max: Positive = 4_096
     poll_messages_max: Positive = 1_000

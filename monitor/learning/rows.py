@@ -17,7 +17,7 @@ import msgspec
 from monitor.errors import Fatal
 from monitor.records import LABELS, Record
 
-Split = Literal["train", "valid", "test"]
+Split = Literal["train", "valid", "test", "left_out"]
 _TEXT_CHARS_MAX = 20_000
 _NOISE = re.compile(r"https?://\S+|[$#@]\w+|\d[\d.,]*")
 _WORDS = re.compile(r"[^\W_]+")
@@ -51,6 +51,11 @@ class LabelledRow(Record, frozen=True, kw_only=True):
     topic: str | None = None
     events: tuple[str, ...] | None = None
     published_at: str | None = None
+
+    @property
+    def soft(self) -> bool:
+        """Labelled by a teacher, not by people: it trains, and judges nothing."""
+        return self.probabilities is not None or any(m.probabilities is not None for m in self.mentions)
 
 
 def read_rows(path: Path, *, faults_max: int = 20) -> list[LabelledRow]:
@@ -110,10 +115,15 @@ def groups_of(rows: Sequence[LabelledRow], *, jaccard: float = 0.6) -> list[int]
 
 
 def splits_of(rows: Sequence[LabelledRow], *, valid_percent: int = 10, test_percent: int = 10) -> list[Split]:
-    """Split by text: the hash of a group's smallest text decides, so that more data moves as few rows as possible."""
-    groups = groups_of(rows)
+    """Split by text: the hash of a group's smallest text decides, so that more data moves as few rows as possible.
+
+    A teacher's rows are trained on, unless they are near-duplicates of what validates or tests: those are left out. They
+    never change where a row of people's labels stands.
+    """
+    hard = [row for row in rows if not row.soft]
+    groups = groups_of(hard)
     smallest: dict[int, str] = {}
-    for row, group in zip(rows, groups, strict=True):
+    for row, group in zip(hard, groups, strict=True):
         text = " ".join(row.text.split())
         smallest[group] = min(smallest.get(group, text), text)
     bounds = {group: int(sha256(text.encode()).hexdigest()[:8], 16) % 100 for group, text in smallest.items()}
@@ -123,7 +133,16 @@ def splits_of(rows: Sequence[LabelledRow], *, valid_percent: int = 10, test_perc
             return "test"
         return "valid" if bounds[group] < test_percent + valid_percent else "train"
 
-    return [split(group) for group in groups]
+    sides = iter([split(group) for group in groups])
+    if len(hard) == len(rows):
+        return list(sides)
+    found: list[Split] = ["train" if row.soft else next(sides) for row in rows]
+    together = groups_of(rows)
+    held_back = {group for group, side in zip(together, found, strict=True) if side != "train"}
+    return [
+        "left_out" if row.soft and group in held_back else side
+        for row, group, side in zip(rows, together, found, strict=True)
+    ]
 
 
 def fingerprint(rows: Sequence[LabelledRow]) -> str:

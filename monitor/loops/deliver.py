@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -50,6 +51,7 @@ class Store(Protocol):
     def retry_later(self, delivery_id: str, *, owner: str, next_attempt_at_ms: int, error: str) -> bool: ...
     def give_up(self, delivery_id: str, *, owner: str, error: str) -> bool: ...
     def disable_receiver(self, receiver: str, *, reason: str, now_ms: int) -> None: ...
+    def oldest_pending_ms(self) -> int | None: ...
 
 
 class Receiver(Protocol):
@@ -92,9 +94,11 @@ class DeliverLoop:
         rng: random.Random,
         seen: Callable[[str], None] = lambda _beat: None,
         count: Callable[[Outcome], None] = lambda _outcome: None,
+        oldest_s: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
         self._store, self._receivers, self._clock, self._policy = store, receivers, clock, policy
         self._owner, self._rng, self._seen, self._count = owner, rng, seen, count
+        self._oldest_s = oldest_s
         self._failures: dict[str, int] = {}
         self._open_until_ms: dict[str, int] = {}
 
@@ -128,8 +132,14 @@ class DeliverLoop:
         while not stop.wait(self._policy.poll_ms / 1000):
             if not threads:
                 self._seen("poll")
+            with suppress(Retryable):  # the receivers' threads say so, and try again
+                self._tell_oldest()
         for thread in threads:
             thread.join()
+
+    def _tell_oldest(self) -> None:
+        created_ms = self._store.oldest_pending_ms()
+        self._oldest_s(0.0 if created_ms is None else max(0.0, (self._clock.now_ms() - created_ms) / 1000))
 
     def _serve(self, receiver: Receiver, stop: threading.Event) -> None:
         waited_s = 0.5

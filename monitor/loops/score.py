@@ -8,7 +8,8 @@ The model runs on a thread of its own, so that polling goes on whatever a batch 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -18,6 +19,7 @@ import structlog
 
 from monitor.clock import Clock
 from monitor.errors import Rejectable, Retryable
+from monitor.loops.lag import LagGauge
 from monitor.loops.offsets import OffsetTracker, Partition
 from monitor.records import DeadLetter, Document, LinkedEntity, Place, ScoredMention
 from monitor.telemetry import Metrics
@@ -48,6 +50,7 @@ class Source(Protocol):
     def pause(self) -> None: ...
     def resume(self) -> None: ...
     def commit(self, positions: dict[Partition, int]) -> None: ...
+    def lag(self) -> Mapping[Partition, int]: ...
 
 
 class Sink(Protocol):
@@ -76,7 +79,8 @@ class Judge(Protocol):
 class ScorePolicy:
     """Limits of the loop. Documents wait at most `deadline_ms` for company; above `queue_documents_max` we pause.
 
-    Offsets are committed at most every `commit_ms`: a crash repeats that much, and a repeat is harmless.
+    Offsets are committed at most every `commit_ms`: a crash repeats that much, and a repeat is harmless. With two
+    `batches_in_flight` one is cleaned, tokenized or written out while the model computes the other.
     """
 
     batch_documents_max: int = 256
@@ -84,6 +88,7 @@ class ScorePolicy:
     queue_documents_max: int = 1_024
     poll_messages_max: int = 1_000
     commit_ms: int = 500
+    batches_in_flight: int = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +101,13 @@ class _Waiting:
     @property
     def place(self) -> Place:
         return self.message.place
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Running:
+    batch: list[_Waiting]
+    answer: Future[Sequence[Sequence[ScoredMention]]]
+    started_s: float
 
 
 @dataclass(slots=True, kw_only=True)
@@ -130,11 +142,11 @@ class ScoreLoop:
         self._offsets = OffsetTracker()
         self._waiting: list[_Waiting] = []
         self._halves: list[list[_Waiting]] = []
-        self._running: tuple[list[_Waiting], Future[Sequence[Sequence[ScoredMention]]]] | None = None
-        self._model = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._running: deque[_Running] = deque()
+        self._model = ThreadPoolExecutor(policy.batches_in_flight, thread_name_prefix="model")
         self._paused = False
         self._committed_ms = clock.now_ms()
-        self._started_s = 0.0
+        self._lag = LagGauge(clock, self._metrics)
         self.counts = ScoreCounts()
 
     def turn(self) -> int:
@@ -172,24 +184,26 @@ class ScoreLoop:
         self._metrics.count("score_documents_total", len(messages))
         for message in messages:
             self._take(message)
-        moved = len(messages) + self._collect(block=not messages and self._running is not None)
-        self._start_batch()
+        self._start_batches()
+        moved = len(messages) + self._collect(block=not messages and bool(self._running))
+        self._start_batches()
         self._adjust_pressure()
+        self._lag.measure(self._source.lag)
         if self._clock.now_ms() - self._committed_ms >= self._policy.commit_ms:
             self._commit()
         return moved
 
     def _poll_timeout_ms(self) -> int:
         """Polling waits for messages only while there is nothing else to do."""
-        if self._running is not None:
+        if self._running:
             return 0  # `_collect` waits for the model instead
         return 10 if self._waiting or self._halves else 100
 
     def _abandon(self) -> None:
         """What the broker did not acknowledge must be scored again: back to the committed offsets."""
-        if self._running is not None:
-            self._running[1].cancel()
-        self._running, self._waiting, self._halves = None, [], []
+        for running in self._running:
+            running.answer.cancel()
+        self._running, self._waiting, self._halves = deque(), [], []
         partitions = list(self._source.assignment())
         for partition in partitions:
             self._offsets.forget(partition)
@@ -199,7 +213,7 @@ class ScoreLoop:
         """Score what was read already; give up at the deadline, committing only what was acknowledged."""
         give_up_s = self._clock.monotonic_s() + drain_s
         while (self._waiting or self._halves or self._running) and self._clock.monotonic_s() < give_up_s:
-            self._start_batch(force=True)
+            self._start_batches(force=True)
             self._collect(block=True)
         self._commit()
         self._model.shutdown(wait=False, cancel_futures=True)
@@ -237,34 +251,35 @@ class ScoreLoop:
         )
         self._offsets.finished(message.place)
 
-    def _start_batch(self, *, force: bool = False) -> None:
-        if self._running is not None:
-            return
-        if self._halves:
-            self._submit(self._halves.pop(0))
-            return
-        if not self._waiting:
-            return
-        full = len(self._waiting) >= self._policy.batch_documents_max
-        due = self._clock.now_ms() - self._waiting[0].since_ms >= self._policy.deadline_ms
-        if not (full or due or force):
-            return
-        batch = self._waiting[: self._policy.batch_documents_max]
-        del self._waiting[: len(batch)]
-        self._submit(batch)
+    def _start_batches(self, *, force: bool = False) -> None:
+        """Keep the model busy: halves of a failed batch first, then what is full or has waited long enough."""
+        while len(self._running) < self._policy.batches_in_flight:
+            if self._halves:
+                self._submit(self._halves.pop(0))
+                continue
+            if not self._waiting:
+                return
+            full = len(self._waiting) >= self._policy.batch_documents_max
+            due = self._clock.now_ms() - self._waiting[0].since_ms >= self._policy.deadline_ms
+            if not (full or due or force):
+                return
+            batch = self._waiting[: self._policy.batch_documents_max]
+            del self._waiting[: len(batch)]
+            self._submit(batch)
 
     def _submit(self, batch: list[_Waiting]) -> None:
         documents = [(item.document, item.entities) for item in batch]
-        self._started_s = self._clock.monotonic_s()
-        self._running = (batch, self._model.submit(self._judge.judge, documents, now_ms=self._clock.now_ms()))
+        answer = self._model.submit(self._judge.judge, documents, now_ms=self._clock.now_ms())
+        self._running.append(_Running(batch=batch, answer=answer, started_s=self._clock.monotonic_s()))
 
     def _collect(self, *, block: bool) -> int:
-        if self._running is None or not (block or self._running[1].done()):
+        """Publish the oldest batch, once the model has answered; the others go on meanwhile."""
+        if not self._running or not (block or self._running[0].answer.done()):
             return 0
-        batch, future = self._running
-        self._running = None
+        running = self._running.popleft()
+        batch = running.batch
         try:
-            results = future.result()
+            results = running.answer.result()
         except Retryable:
             raise
         except Exception as err:  # noqa: BLE001 - whatever the model died of, one document of this batch caused it
@@ -272,7 +287,7 @@ class ScoreLoop:
             return 0
         assert len(results) == len(batch), "the model answered for another batch"
         self._seen("model")
-        self._metrics.observe("score_batch_seconds", self._clock.monotonic_s() - self._started_s)
+        self._metrics.observe("score_batch_seconds", self._clock.monotonic_s() - running.started_s)
         for item, mentions in zip(batch, results, strict=True):
             for mention in mentions:
                 self._sink.send_mention(mention, origin=f"{item.place.topic}/{item.place.partition}")

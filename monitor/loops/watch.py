@@ -20,6 +20,7 @@ import structlog
 from monitor.clock import Clock
 from monitor.errors import Fenced, Rejectable, Retryable
 from monitor.loops.core import Fate, Outcome, PartitionCore
+from monitor.loops.lag import LagGauge
 from monitor.loops.offsets import Partition
 from monitor.loops.score import Message
 from monitor.records import AlertTransition, DeadLetter, ScoredMention
@@ -164,6 +165,7 @@ class WatchLoop:
         self._clock, self._policy, self._seen = clock, policy, seen
         self._metrics = metrics or Metrics()
         self._purge_at_s = 0.0
+        self._lag = LagGauge(clock, self._metrics)
         self._owned: dict[Partition, _Owned] = {}
         self.counts = WatchCounts()
 
@@ -181,6 +183,7 @@ class WatchLoop:
         if failures:
             raise failures[0]
         self._purge()
+        self._lag.measure(self._source.lag)
         return len(messages)
 
     def _purge(self) -> None:

@@ -53,6 +53,9 @@ class FakeSource:
         start = self.commits[-1].get(("news", 0), 0) if self.commits else 0
         self.messages = [m for m in self.log if m.place.offset >= start]
 
+    def lag(self) -> dict[tuple[str, int], int]:
+        return {("news", 0): len(self.messages)}
+
     def pause(self) -> None:
         self.paused = True
 
@@ -159,8 +162,8 @@ def test_nothing_is_committed_while_the_broker_does_not_acknowledge() -> None:
 
 
 def test_a_full_queue_pauses_the_source_and_an_empty_one_resumes_it() -> None:
-    messages = [Raw(place(i), b"$A") for i in range(8)]
-    loop, source, _, clock = build(messages, queue_documents_max=4, batch_documents_max=2, poll_messages_max=8)
+    messages = [Raw(place(i), b"$A") for i in range(16)]
+    loop, source, _, clock = build(messages, queue_documents_max=4, batch_documents_max=2, poll_messages_max=16)
     loop.turn()
     assert source.paused
     for _ in range(10):

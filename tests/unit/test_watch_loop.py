@@ -1,0 +1,230 @@
+"""The watch loop: a batch is written whole or not at all, a repeat changes nothing, a zombie writes nothing."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from monitor.alerting import parse_rules
+from monitor.app import CoreMaker
+from monitor.clock import ManualClock
+from monitor.errors import Fenced, Retryable
+from monitor.loops.watch import WatchLoop, WatchLoopPolicy
+from monitor.records import Place, ScoredMention, mention_id
+from monitor.store import Store
+
+PARTITION = ("mentions", 0)
+START_MS = 1_800_000_000_000
+NOW_MS = START_MS + 86_400_000  # a day later: nothing is early
+RULES = parse_rules({}, "test")
+
+
+def mention(number: int) -> ScoredMention:
+    """A story a minute."""
+    return ScoredMention(
+        id=mention_id(f"d:{number}", "AAA"),
+        entity="AAA",
+        document=f"d:{number}",
+        source="wire",
+        channel="news",
+        published_at_ms=START_MS + number * 60_000,
+        text=f"story w{number} x{number * 7} y{number * 11}",
+        probabilities=(0.8, 0.1, 0.1),
+        polarity=-0.7,
+        model="words@1",
+        scored_at_ms=0,
+    )
+
+
+@dataclass
+class Raw:
+    place: Place
+    value: bytes | None
+    key: bytes | None = None
+    headers: Sequence[tuple[str, bytes]] = ((("origin"), b"news/0"),)
+
+
+@dataclass
+class FakeSource:
+    """A partition as a log; `restart` goes back to the stored offset, as an assignment does."""
+
+    store: Store
+    log: list[Raw] = field(default_factory=list)
+    position: int = 0
+    restarts: int = 0
+    taken: list[tuple[str, int]] = field(default_factory=list)
+
+    def add(self, *values: ScoredMention | bytes | None) -> None:
+        for value in values:
+            raw = msgspec.json.encode(value) if isinstance(value, ScoredMention) else value
+            self.log.append(Raw(Place(topic=PARTITION[0], partition=0, offset=len(self.log)), raw))
+
+    def poll(self, messages_max: int, timeout_ms: int) -> Sequence[Raw]:
+        batch = self.log[self.position : self.position + messages_max]
+        self.position += len(batch)
+        return batch
+
+    def lost(self) -> Sequence[tuple[str, int]]:
+        taken, self.taken = self.taken, []
+        return taken
+
+    def assignment(self) -> Sequence[tuple[str, int]]:
+        return [PARTITION]
+
+    def restart(self, partitions: Sequence[tuple[str, int]]) -> None:
+        self.restarts += 1
+        place = self.store.partition_state(*PARTITION)
+        self.position = place.next if place else 0
+
+    def commit(self, positions: dict[tuple[str, int], int]) -> None:
+        pass
+
+    def lag(self) -> dict[tuple[str, int], int]:
+        return {PARTITION: len(self.log) - self.position}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = Store.open(f"sqlite:///{tmp_path / 'watch.db'}")
+    yield opened
+    opened.close()
+
+
+def build(store: Store, **policy: int) -> tuple[WatchLoop, FakeSource, ManualClock]:
+    source, clock = FakeSource(store), ManualClock(NOW_MS)
+    loop = WatchLoop(
+        source=source,
+        store=store,
+        cores=CoreMaker(rules=RULES, names={}, partitions=1),
+        receivers=[],
+        topic_mentions=PARTITION[0],
+        clock=clock,
+        policy=WatchLoopPolicy(**policy),
+    )
+    return loop, source, clock
+
+
+def written(store: Store) -> tuple[int, int, float]:
+    """Stored mentions, the stored offset, and the voices of all buckets."""
+    place = store.partition_state(*PARTITION)
+    return store.counts().mentions, place.next if place else -1, sum(b.raw_n for b in store.buckets("AAA"))
+
+
+def test_mentions_buckets_and_offset_are_written_together(store: Store) -> None:
+    loop, source, _ = build(store)
+    source.add(*(mention(n) for n in range(10)))
+    assert loop.turn() == 10
+    # 10 stories, one a minute; the watermark is two minutes behind the newest: [0, 7) are folded.
+    assert written(store) == (10, 10, 7)
+
+
+def test_a_redelivered_mention_is_a_no_op(store: Store) -> None:
+    """The same mention under a later offset, as score sends it after a crash: stored once, counted once."""
+    loop, source, _ = build(store)
+    source.add(*(mention(n) for n in range(10)), *(mention(n) for n in range(10)))
+    loop.turn()
+    assert written(store) == (10, 20, 7)
+    assert loop.counts.duplicates == 10
+    source.add(mention(3))
+    loop.turn()
+    assert written(store) == (10, 21, 7)
+    assert loop.counts.duplicates == 11
+
+
+@dataclass
+class Breaking:
+    """A store whose next transactions fail at their end, after everything was written into them."""
+
+    store: Store
+    failures: int
+    error: type[Retryable] = Retryable
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.store, name)
+
+    @contextmanager
+    def transaction(self) -> Iterator[object]:
+        with self.store.transaction() as transaction:
+            yield transaction
+            if self.failures:
+                self.failures -= 1
+                raise self.error("the database went away")
+
+
+@pytest.mark.parametrize("failures", [1, 3])
+def test_a_failed_transaction_is_as_if_it_had_never_been_tried(store: Store, failures: int) -> None:
+    loop, source, _ = build(store, batch_mentions_max=4)
+    breaking = Breaking(store, failures)
+    loop._store = breaking  # type: ignore[assignment]
+    source.add(*(mention(n) for n in range(10)))
+    for _ in range(failures):
+        with pytest.raises(Retryable):
+            loop.turn()
+        assert written(store) == (0, -1, 0)
+    while loop.turn():
+        pass
+    assert source.restarts == failures
+    assert written(store) == (10, 10, 7), "the same as without a failure"
+
+
+def test_a_zombie_is_fenced_and_goes_on_from_what_the_other_wrote(store: Store) -> None:
+    """Two loops believe that the partition is theirs: the second to write is refused, whole."""
+    loop, source, _ = build(store, batch_mentions_max=5)
+    other, same, _ = build(store, batch_mentions_max=5)
+    for each in (source, same):
+        each.add(*(mention(n) for n in range(10)))
+    loop.turn()
+    other.turn()  # restored from offset 5 on; its first batch lies behind and is left out
+    other.turn()
+    assert written(store) == (10, 10, 7)
+    with pytest.raises(Fenced):
+        loop.turn()
+    assert written(store) == (10, 10, 7)
+    source.add(mention(10))
+    loop.turn()
+    assert written(store) == (11, 11, 8)
+
+
+def test_a_restart_at_any_point_gives_the_same_buckets(store: Store, tmp_path: Path) -> None:
+    source_log = [mention(n) for n in range(30)]
+    for step in (1, 7):
+        database = Store.open(f"sqlite:///{tmp_path / f'step{step}.db'}")
+        done = 0
+        while done < len(source_log):
+            loop, source, _ = build(database, batch_mentions_max=step)
+            source.add(*source_log)
+            source.restart([PARTITION])
+            loop.turn()
+            done = source.position
+        assert written(database) == (30, 30, 27)
+        database.close()
+
+
+def test_bytes_that_are_no_mention_are_quarantined_and_the_line_goes_on(store: Store) -> None:
+    loop, source, _ = build(store)
+    source.add(mention(0), b"{broken", None, mention(5))
+    loop.turn()
+    assert written(store)[:2] == (2, 4)
+    assert [stored.letter.reason for stored in store.dead_letters()] == ["not_a_mention", "not_a_mention"]
+
+
+def test_a_lost_partition_is_forgotten_and_read_back_when_it_returns(store: Store) -> None:
+    loop, source, _ = build(store)
+    source.add(*(mention(n) for n in range(10)))
+    loop.turn()
+    source.taken = [PARTITION]
+    source.add(*(mention(n) for n in range(10, 20)))
+    loop.turn()
+    assert written(store) == (20, 20, 17)
+
+
+def test_how_far_behind_we_are_is_told(store: Store) -> None:
+    loop, source, clock = build(store, batch_mentions_max=4)
+    source.add(*(mention(n) for n in range(10)))
+    loop.turn()
+    clock.advance(6)
+    loop.turn()
+    assert 'lag_messages{partition="mentions/0"} 2.0' in loop._metrics.exposition().decode()

@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requi
 ARGS ?=
 STREAM ?=
 
-.PHONY: install demo test check unit services lock bench clean
+.PHONY: install demo test check unit services lock bench chaos clean
 
 install: $(VENV)/.installed-all  ## everything for developing: training, console, tests
 
@@ -33,6 +33,14 @@ bench: $(VENV)/.installed-all  ## the figures of README, one run each; STREAM=FI
 	$(BIN)/tapewatch bench engine --stream $(STREAM) --json
 	$(BIN)/tapewatch bench pipeline --stream $(STREAM) --json
 	$(BIN)/tapewatch bench watch --json
+
+KILLS ?= 200
+SEED ?= 7
+
+chaos: $(VENV)/.installed-all services  ## SIGKILL under load, KILLS=200 SEED=7; with KAFKA_HOME again on Apache Kafka and PostgreSQL
+	$(BIN)/tapewatch chaos --kills $(KILLS) --seed $(SEED) --json
+	@if [ -n "$$KAFKA_HOME" ]; then $(BIN)/python -m tests.chaos --kills $(KILLS) --seed $(SEED); \
+		else echo "KAFKA_HOME is not set: the embedded broker alone was used"; fi
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "tapewatch needs Python 3.11 or newer; say make PYTHON=/path/to/python3.11" >&2; exit 2; }

@@ -202,6 +202,41 @@ def backtest(
 
 
 @app.command()
+def chaos(
+    kills: Annotated[int, typer.Option("--kills", min=1, help="How often a random role is killed.")] = 20,
+    seed: Annotated[int, typer.Option("--seed", help="Of the stream and of the kills.")] = 7,
+    servers: Annotated[str | None, typer.Option("--kafka", help="A broker instead of the embedded one.")] = None,
+    database: Annotated[
+        str | None,
+        typer.Option(
+            "--database", help="An empty database's URL instead of SQLite.", envvar="TAPEWATCH_CHAOS_DATABASE"
+        ),
+    ] = None,
+    config: ConfigOption = CONFIGS / "demo.toml",
+    as_json: JsonOption = False,
+) -> None:
+    """Kill roles at random points under load, then compare with what an undisturbed run would have left behind."""
+    import msgspec
+
+    from monitor.chaos import ChaosPlan, run_chaos
+
+    findings = run_chaos(
+        config,
+        ChaosPlan(kills=kills, seed=seed),
+        bootstrap_servers=servers,
+        database_url=database,
+        say=lambda text: typer.echo(text, err=True),
+    )
+    if as_json:
+        _print_json(findings)
+    else:
+        for name, value in msgspec.structs.asdict(findings).items():
+            typer.echo(f"{name:>20} {value}")
+    if not findings.sound:
+        raise typer.Exit(1)
+
+
+@app.command()
 def train(
     data: Annotated[list[Path], typer.Option("--data", help="Labelled rows; may be given several times.")],
     out: Annotated[Path, typer.Option("--out", help="The run's folder.")],

@@ -369,7 +369,7 @@ def bench_pipeline(
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tapewatch-bench-")))
         broker = stack.enter_context(EmbeddedBroker())
         ports = {role: free_port() for role in ("score", "watch")}
-        environ = role_environment(broker, folder, ports) | {
+        environ = role_environment(broker.bootstrap_servers, f"sqlite:///{folder / 'tapewatch.db'}", ports) | {
             "TAPEWATCH_WATCHLIST__PATH": str((watchlist or settings.watchlist.path).resolve()),
             "TAPEWATCH_KAFKA__SESSION_TIMEOUT_MS": "6000",
         }

@@ -35,7 +35,7 @@ from monitor.intake.kafka import KafkaConfig, KafkaSink, ensure_topics
 from monitor.records import Record
 from monitor.settings import Settings, load_settings
 from monitor.store import Store
-from monitor.supervisor import Process, Supervisor, spawn
+from monitor.supervisor import Process, RestartPolicy, Supervisor, spawn
 
 log = structlog.get_logger()
 ROLES = ("score", "watch", "deliver")
@@ -85,7 +85,7 @@ def run_demo(
         seen: set[str] = set()
         sink = stack.enter_context(WebhookSink(secrets=(secret,), on_message=_once(seen, on_delivery)))
         ports = {role: free_port() for role in ROLES}
-        environ = role_environment(broker, folder, ports) | {
+        environ = role_environment(broker.bootstrap_servers, f"sqlite:///{folder / 'tapewatch.db'}", ports) | {
             "TAPEWATCH_SINK_URL": sink.url,
             "TAPEWATCH_SINK_SECRET": secret,
         }
@@ -136,13 +136,21 @@ class Roles:
     """The roles as processes under a supervisor on a thread of its own; they start at once."""
 
     def __init__(
-        self, config: Path, environ: Mapping[str, str], ports: Mapping[str, int], *, clock: Clock, policy: DemoPolicy
+        self,
+        config: Path,
+        environ: Mapping[str, str],
+        ports: Mapping[str, int],
+        *,
+        clock: Clock,
+        policy: DemoPolicy,
+        restarts: RestartPolicy | None = None,
     ) -> None:
         command = [sys.executable, "-m", "monitor.cli", "run", "--config", str(config), "--role"]
         self._supervisor = Supervisor(
             {role: [*command, role] for role in ports},
             clock=clock,
             drain_s=policy.drain_s,
+            policy=restarts,
             spawn=partial(_spawn_with, environ),
         )
         self._ports, self._clock, self._policy = ports, clock, policy
@@ -167,6 +175,10 @@ class Roles:
         """Raises Fatal when a role refused to start; it has said why on stderr."""
         if self._code is not None and not self._halt.is_set():
             raise Fatal("a role refused to start; its own message stands above")
+
+    def pids(self) -> dict[str, int]:
+        """The processes that run now, by role."""
+        return self._supervisor.pids()
 
     def stop(self) -> None:
         self._halt.set()
@@ -202,11 +214,11 @@ def _play(kafka: KafkaConfig, settings: Settings, clock: Clock, policy: DemoPoli
         producer.flush()
 
 
-def role_environment(broker: EmbeddedBroker, folder: Path, ports: Mapping[str, int]) -> dict[str, str]:
-    """What a role's process is told beside its configuration file: this broker, a database of its own, these ports."""
+def role_environment(bootstrap_servers: str, database_url: str, ports: Mapping[str, int]) -> dict[str, str]:
+    """What a role's process is told beside its configuration file: this broker, this database, these ports."""
     own = {
-        "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap_servers,
-        "TAPEWATCH_DATABASE__URL": f"sqlite:///{folder / 'tapewatch.db'}",
+        "KAFKA_BOOTSTRAP_SERVERS": bootstrap_servers,
+        "TAPEWATCH_DATABASE__URL": database_url,
         "TAPEWATCH_TELEMETRY__LOG_LEVEL": "warning",
     }
     return {

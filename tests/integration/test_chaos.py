@@ -1,0 +1,54 @@
+"""Nothing lost, nothing twice: a short run of `tapewatch chaos`; `make chaos` is the long one."""
+
+from monitor.chaos import ChaosPlan, Told, judge, run_chaos
+from monitor.cli import CONFIGS
+
+
+def test_roles_that_are_killed_lose_and_double_nothing() -> None:
+    findings = run_chaos(CONFIGS / "demo.toml", ChaosPlan(kills=4, seed=3, pause_s=(1.0, 4.0)))
+    assert findings.kills == 4
+    assert findings.mentions > 400
+    assert findings.sound, findings
+
+
+def told(mentions: str, *, raw: float = 1.0, alerts: str = "", letters: int = 0) -> Told:
+    return Told(
+        mentions=frozenset(mentions),
+        dead_letters=frozenset(("t", 0, number) for number in range(letters)),
+        buckets={("AAA", "news", 0): (raw, 1.0)},
+        alerts=frozenset(alerts),
+    )
+
+
+def test_the_comparison_sees_every_kind_of_damage() -> None:
+    """A judge that finds nothing must be one that could have found it."""
+
+    def findings(found: Told, *, outbox: str = "x", received: str = "x") -> dict[str, int]:
+        result = judge(
+            told("ab", alerts="k", letters=1),
+            found,
+            outbox=list(outbox),
+            received=list(received),
+            kills=1,
+            documents=2,
+            late=0,
+            seconds=1.0,
+        )
+        sizes = {"kills", "documents", "mentions", "alerts", "deliveries", "seconds"}
+        told_apart = {name: getattr(result, name) for name in result.__struct_fields__ if name not in sizes}
+        assert result.sound == (not {k: v for k, v in told_apart.items() if v and k != "redelivered"})
+        return {name: value for name, value in told_apart.items() if value}
+
+    whole = told("ab", alerts="k", letters=1)
+    assert findings(whole) == {}
+    assert findings(whole, received="xx") == {"redelivered": 1}
+    assert findings(whole, received="") == {"undelivered": 1}
+    assert findings(told("a", alerts="k", letters=1)) == {"lost": 1}
+    assert findings(told("abc", alerts="k", letters=1)) == {"duplicated": 1}
+    assert findings(told("ab", raw=2.0, alerts="k", letters=1)) == {"duplicated": 1, "buckets_differ": 1}
+    assert findings(told("ab", alerts="q", letters=2)) == {
+        "alerts_missing": 1,
+        "alerts_extra": 1,
+        "dead_letters_extra": 1,
+    }
+    assert findings(told("ab", alerts="k")) == {"dead_letters_lost": 1}

@@ -219,7 +219,9 @@ def chaos(
     import msgspec
 
     from monitor.chaos import ChaosPlan, run_chaos
+    from monitor.telemetry import configure_logs
 
+    configure_logs(level="error")  # restarts are what is asked for here
     findings = run_chaos(
         config,
         ChaosPlan(kills=kills, seed=seed),

@@ -188,7 +188,7 @@ def _renamed(value: bytes, number: int) -> bytes:
     """Each round's documents are documents of their own; what is no JSON object stays as it is."""
     try:
         body = msgspec.json.decode(value)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return value
     if not isinstance(body, dict) or not isinstance(body.get("id"), str):
         return value

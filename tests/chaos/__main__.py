@@ -5,14 +5,17 @@
 
 import argparse
 import random
+import shutil
 import sys
 import tempfile
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
 
 from monitor.chaos import ChaosPlan, run_chaos
+from monitor.telemetry import configure_logs
 from tests.kafka_broker import ApacheKafka
 from tests.postgres import PostgresServer
 
@@ -27,9 +30,14 @@ def main() -> int:
     chosen = parser.parse_args()
     rng = random.Random(chosen.seed)
     back: list[threading.Timer] = []
-    with tempfile.TemporaryDirectory(prefix="tapewatch-chaos-") as folder:
-        database = PostgresServer(Path(tempfile.mkdtemp(dir=folder))).start()
-        broker = ApacheKafka(Path(tempfile.mkdtemp(dir=folder))).start()
+    configure_logs(level="error")
+    # PostgreSQL doesn't run as root: its folder can't lie in one that only we may enter.
+    with ExitStack() as stack:
+        database_folder, broker_folder = (Path(tempfile.mkdtemp(prefix="tapewatch-chaos-")) for _ in range(2))
+        for folder in (database_folder, broker_folder):
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        database = PostgresServer(database_folder).start()
+        broker = ApacheKafka(broker_folder).start()
 
         def disturb(kill: int) -> None:
             if not chosen.broker_every or kill % chosen.broker_every != chosen.broker_every - 1:

@@ -114,6 +114,7 @@ def kafka_config(settings: Settings, *, role: str) -> KafkaConfig:
         sasl_mechanism=kafka.sasl_mechanism,
         sasl_username=kafka.sasl_username,
         sasl_password=password,
+        settle_ms=kafka.settle_ms,
     )
 
 

@@ -33,6 +33,7 @@ class KafkaSettings(Section):
     topic_mentions: str = "mentions"
     topic_dead_letters: str = "dead-letters"
     group_prefix: str = "tapewatch"
+    settle_ms: Annotated[int, Field(ge=0, le=10_000)] = 250
     create_topics: bool = True
     partitions: Positive = 4
     session_timeout_ms: Positive = 30_000

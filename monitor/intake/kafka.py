@@ -23,6 +23,7 @@ from kafka.errors import (
 )
 from kafka.structs import OffsetAndMetadata, TopicPartition
 
+from monitor.clock import Clock, SystemClock
 from monitor.errors import Fatal, Retryable
 from monitor.intake.merge import EventTimeMerge
 from monitor.records import Place
@@ -33,12 +34,12 @@ Partition = tuple[str, int]
 Positions = Callable[[str, int], int | None]
 Client = TypeVar("Client")
 EVENT_HEADER = "event-ms"
-_EMPTY_POLLS_MAX = 5  # then a partition that shows nothing, though it should, holds nobody back
+_PATIENCE_S = 5.0  # a partition that has messages but shows none for so long must not hold the others
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KafkaConfig:
-    """How to reach the brokers. `password` never appears in a repr."""
+    """How to reach the brokers, and how long messages wait for older ones of other partitions. `password` never appears in a repr."""
 
     bootstrap_servers: str
     client_id: str = "tapewatch"
@@ -55,6 +56,7 @@ class KafkaConfig:
     sasl_password: str | None = field(default=None, repr=False)
     request_timeout_ms: int = 30_000
     bootstrap_timeout_ms: int = 10_000
+    settle_ms: int = 250
 
     def client(self) -> dict[str, Any]:
         """Keyword arguments that every kafka-python client takes."""
@@ -105,10 +107,13 @@ class KafkaSource:
         group: str,
         positions: Positions | None = None,
         merged: bool = False,
+        clock: Clock | None = None,
     ) -> None:
+        clock = clock or SystemClock()
         self._config, self._positions = config, positions
         self._merge: EventTimeMerge[RawMessage] | None = EventTimeMerge() if merged else None
-        self._empty_polls = 0
+        self._clock: Clock = clock
+        self._shown_s: dict[Partition, float] = {}
         self._unproved: dict[TopicPartition, int] = {}
         self._lock = threading.Lock()
         self._assigned: list[TopicPartition] = []
@@ -153,6 +158,8 @@ class KafkaSource:
         """Partitions that went to somebody else since the last call."""
         with self._lock:
             lost, self._lost = self._lost, []
+        for partition in lost:
+            self._shown_s.pop(partition, None)
         if self._merge is not None:
             self._merge.forget(lost)
         return lost
@@ -257,12 +264,25 @@ class KafkaSource:
         started: set[TopicPartition],
         messages_max: int,
     ) -> list[RawMessage]:
-        """Wait for the next message of a partition only while it has one, and at most for a few polls."""
-        merge.add(fresh)
-        self._empty_polls = 0 if fresh else self._empty_polls + 1
-        patient = self._empty_polls < _EMPTY_POLLS_MAX
-        waiting_for = {(p.topic, p.partition) for p in started if not self._drained(p)} if patient else set()
-        released = merge.release(waiting_for, messages_max)
+        """Wait for the next message of a partition while it has one, but not for ever; see `EventTimeMerge.release`."""
+        now_s = self._clock.monotonic_s()
+        merge.add(fresh, now_s=now_s)
+        for name in merge.holding():
+            self._shown_s[name] = now_s
+        quiet, waiting_for = set(), set()
+        for partition in started:
+            name = (partition.topic, partition.partition)
+            if self._drained(partition):
+                quiet.add(name)
+                self._shown_s[name] = now_s
+            elif now_s - self._shown_s.setdefault(name, now_s) < _PATIENCE_S:
+                waiting_for.add(name)
+        released = merge.release(
+            waiting_for,
+            messages_max,
+            quiet=quiet,
+            arrived_by_s=now_s - self._config.settle_ms / 1000,
+        )
         if not self._paused:
             full = {TopicPartition(*partition) for partition in merge.full()} & started
             if full:

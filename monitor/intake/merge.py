@@ -9,6 +9,7 @@ late. It orders by the time of publication where the producer tells it in a head
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Collection, Iterable
 from typing import Generic, Protocol, TypeVar
@@ -36,24 +37,43 @@ class EventTimeMerge(Generic[M]):
     def __init__(self, messages_max: int = 2_000) -> None:
         self._messages_max = messages_max
         self._full: set[Partition] = set()
-        self._held: dict[Partition, deque[M]] = {}
+        self._held: dict[Partition, deque[tuple[M, float]]] = {}
 
-    def add(self, messages: Iterable[M]) -> None:
+    def add(self, messages: Iterable[M], *, now_s: float = 0.0) -> None:
         """Messages of one partition come in offset order."""
         for message in messages:
-            self._held.setdefault((message.place.topic, message.place.partition), deque()).append(message)
+            self._held.setdefault((message.place.topic, message.place.partition), deque()).append((message, now_s))
 
-    def release(self, waiting_for: Collection[Partition], messages_max: int) -> list[M]:
-        """The oldest messages, until a partition in `waiting_for` has nothing to compare with."""
+    def release(
+        self,
+        waiting_for: Collection[Partition],
+        messages_max: int,
+        *,
+        quiet: Collection[Partition] = (),
+        arrived_by_s: float = math.inf,
+    ) -> list[M]:
+        """The oldest messages, until a partition in `waiting_for` has nothing to compare with.
+
+        `quiet` partitions have been read to their end, but a producer that sends to all of them at once is acknowledged
+        by one after the other: while one of them shows nothing, only what has arrived by `arrived_by_s` goes on.
+        """
         released: list[M] = []
         while self._held and len(released) < messages_max:
             if any(partition not in self._held for partition in waiting_for):
                 break
-            oldest = min(self._held, key=lambda partition: (self._held[partition][0].timestamp_ms, partition))
-            released.append(self._held[oldest].popleft())
+            oldest = min(self._held, key=lambda partition: (self._held[partition][0][0].timestamp_ms, partition))
+            message, arrived_s = self._held[oldest][0]
+            if arrived_s > arrived_by_s and any(partition not in self._held for partition in quiet):
+                break
+            self._held[oldest].popleft()
+            released.append(message)
             if not self._held[oldest]:
                 del self._held[oldest]
         return released
+
+    def holding(self) -> set[Partition]:
+        """Partitions that have something to release."""
+        return set(self._held)
 
     def full(self) -> set[Partition]:
         """Partitions to fetch no more of for now: full ones, until they are half empty."""

@@ -56,3 +56,14 @@ def test_what_was_held_of_a_lost_partition_is_forgotten() -> None:
     merge.add(run(0, [1]) + run(1, [2]))
     merge.forget([("news", 0)])
     assert [i.place.partition for i in merge.release((), 10)] == [1]
+
+
+def test_a_message_waits_a_moment_for_older_ones_of_a_quiet_partition() -> None:
+    """news/1 was read to its end a moment ago; what its producer is just sending may be older."""
+    merge: EventTimeMerge[Item] = EventTimeMerge()
+    quiet = {("news", 0), ("news", 1)}
+    merge.add(run(0, [5]), now_s=10.0)
+    assert merge.release((), 10, quiet=quiet, arrived_by_s=9.9) == []
+    merge.add(run(1, [4]), now_s=10.1)
+    assert [i.timestamp_ms for i in merge.release((), 10, quiet=quiet, arrived_by_s=9.9)] == [4]
+    assert [i.timestamp_ms for i in merge.release((), 10, quiet=quiet, arrived_by_s=10.0)] == [5]

@@ -10,10 +10,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 import kafka
+import structlog
 from kafka.admin import KafkaAdminClient, NewTopic
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.errors import (
@@ -28,6 +30,7 @@ from monitor.errors import Fatal, Retryable
 from monitor.intake.merge import EventTimeMerge
 from monitor.records import Place
 
+log = structlog.get_logger()
 logging.getLogger("kafka").setLevel(logging.CRITICAL)  # we report what we can act on; it repeats itself each second
 
 Partition = tuple[str, int]
@@ -57,6 +60,7 @@ class KafkaConfig:
     request_timeout_ms: int = 30_000
     bootstrap_timeout_ms: int = 10_000
     settle_ms: int = 250
+    coordinator_max_s: float = 30.0
 
     def client(self) -> dict[str, Any]:
         """Keyword arguments that every kafka-python client takes."""
@@ -120,25 +124,13 @@ class KafkaSource:
         self._lost: list[Partition] = []
         self._started: set[TopicPartition] = set()
         self._paused = False
-        self._consumer = _connect(
-            lambda: kafka.KafkaConsumer(
-                **config.client(),
-                group_id=group,
-                group_instance_id=config.static_member,
-                enable_auto_commit=False,
-                auto_offset_reset="none",
-                partition_assignment_strategy=[CooperativeStickyAssignor],
-                session_timeout_ms=config.session_timeout_ms,
-                heartbeat_interval_ms=max(500, config.session_timeout_ms // 10),
-                max_poll_interval_ms=config.max_poll_interval_ms,
-                fetch_max_wait_ms=100,
-            ),
-            config,
-        )
-        self._consumer.subscribe(topics=list(topics), listener=_Listener(self))
+        self._topics, self._group = list(topics), group
+        self._coordinated_s = clock.monotonic_s()
+        self._consumer, self._listener = self._join()
 
     def poll(self, messages_max: int, timeout_ms: int) -> list[RawMessage]:
         """At most `messages_max` messages of partitions that are ours; raises TopicTruncated or Retryable."""
+        self._rejoin_if_stuck()
         try:
             self._start_assigned()
             _unpark(self._consumer)
@@ -214,6 +206,52 @@ class KafkaSource:
 
     def close(self) -> None:
         self._consumer.close()
+
+    def _join(self) -> tuple[Any, _Listener]:
+        config = self._config
+        consumer = _connect(
+            lambda: kafka.KafkaConsumer(
+                **config.client(),
+                group_id=self._group,
+                group_instance_id=config.static_member,
+                enable_auto_commit=False,
+                auto_offset_reset="none",
+                partition_assignment_strategy=[CooperativeStickyAssignor],
+                session_timeout_ms=config.session_timeout_ms,
+                heartbeat_interval_ms=max(500, config.session_timeout_ms // 10),
+                max_poll_interval_ms=config.max_poll_interval_ms,
+                fetch_max_wait_ms=100,
+            ),
+            config,
+        )
+        listener = _Listener(self, consumer)
+        consumer.subscribe(topics=self._topics, listener=listener)
+        return consumer, listener
+
+    def _rejoin_if_stuck(self) -> None:
+        """Begin anew with another consumer when the group's coordinator is not found for too long.
+
+        kafka-python 3.0.12 can wait for ever for the answer to one lost question, while polls go on as if all were well.
+        Raises Retryable when the broker is away; the old consumer is kept then.
+        """
+        now_s = self._clock.monotonic_s()
+        if self._consumer._coordinator.coordinator_id is not None:
+            self._coordinated_s = now_s
+        if now_s - self._coordinated_s < self._config.coordinator_max_s:
+            return
+        self._coordinated_s = now_s
+        stuck, mute = self._consumer, self._listener
+        self._consumer, self._listener = self._join()
+        mute.deaf = True
+        log.warning("kafka.rejoined", group=self._group, waited_s=self._config.coordinator_max_s)
+        with self._lock:
+            ours = {(p.topic, p.partition) for p in self._started} | {(p.topic, p.partition) for p in self._assigned}
+            self._lost += sorted(ours)
+            self._started, self._assigned = set(), []
+        if self._merge is not None:
+            self._merge.forget(ours)
+        # A consumer that hangs may hang in closing too: nobody waits for it.
+        threading.Thread(target=_close_quietly, args=(stuck,), name="kafka-close", daemon=True).start()
 
     def _start_assigned(self) -> None:
         with self._lock:
@@ -374,22 +412,27 @@ def ensure_topics(config: KafkaConfig, topics: Mapping[str, int], *, create: boo
 class _Listener(kafka.ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python ships no types
     """Runs on kafka-python's thread: notes what happened and holds new partitions back."""
 
-    def __init__(self, source: KafkaSource) -> None:
-        self._source = source
+    def __init__(self, source: KafkaSource, consumer: Any) -> None:
+        self._source, self._consumer = source, consumer
+        self.deaf = False
 
     def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
         source = self._source
+        if self.deaf:
+            return
         with source._lock:
             fresh = [p for p in assigned if p not in source._started and p not in source._assigned]
         if fresh:
-            source._consumer.pause(*fresh)
+            self._consumer.pause(*fresh)
             for partition in fresh:  # a placeholder position, so that no fetch asks for a reset; never read from
-                source._consumer.seek(partition, 0)
+                self._consumer.seek(partition, 0)
         with source._lock:  # told last: `poll` on the other thread must not start it before it is held back
             source._assigned += fresh
 
     def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:
         source = self._source
+        if self.deaf:
+            return
         with source._lock:
             source._lost += [(p.topic, p.partition) for p in revoked]
             source._started -= set(revoked)
@@ -410,6 +453,11 @@ def _unpark(consumer: Any) -> None:
     current = getattr(fetcher, "_next_partition_records", None)
     if fetcher is not None and current is not None and not current:
         fetcher._next_partition_records = None
+
+
+def _close_quietly(consumer: Any) -> None:
+    with suppress(Exception):
+        consumer.close()
 
 
 def _raw(record: Any) -> RawMessage:

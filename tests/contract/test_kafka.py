@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 
 import kafka
 import pytest
+from kafka.future import Future
 from kafka.structs import TopicPartition
 
 from monitor.broker import free_port
@@ -158,3 +160,13 @@ def test_an_old_event_is_no_old_record(config: KafkaConfig, topic: str) -> None:
     found = consumer.offsets_for_times({partition: 1_600_000_000_000})[partition]
     consumer.close()
     assert found is not None, "the record's own timestamp is of today"
+
+
+def test_a_coordinator_that_is_never_found_is_asked_for_anew(config: KafkaConfig, topic: str) -> None:
+    """The client's question for it was lost: without a second consumer it would wait for ever and say nothing."""
+    produce(config, topic, 10)
+    source = KafkaSource(replace(config, coordinator_max_s=1.0), topics=[topic], group=f"g-{topic}")
+    source._consumer._coordinator._find_coordinator_future = Future()
+    seen = read_until(source, lambda seen: len(seen) >= 10)
+    source.close()
+    assert sorted(int(m.value or b"") for m in seen) == list(range(10))

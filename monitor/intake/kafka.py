@@ -37,6 +37,7 @@ Partition = tuple[str, int]
 Positions = Callable[[str, int], int | None]
 Client = TypeVar("Client")
 EVENT_HEADER = "event-ms"
+_POLL_COUNTS_S = 0.25
 _PATIENCE_S = 5.0  # a partition that has messages but shows none for so long must not hold the others
 
 
@@ -117,7 +118,8 @@ class KafkaSource:
         self._config, self._positions = config, positions
         self._merge: EventTimeMerge[RawMessage] | None = EventTimeMerge() if merged else None
         self._clock: Clock = clock
-        self._shown_s: dict[Partition, float] = {}
+        self._owed_s: dict[Partition, float] = {}
+        self._merged_s = clock.monotonic_s()
         self._unproved: dict[TopicPartition, int] = {}
         self._lock = threading.Lock()
         self._assigned: list[TopicPartition] = []
@@ -151,7 +153,7 @@ class KafkaSource:
         with self._lock:
             lost, self._lost = self._lost, []
         for partition in lost:
-            self._shown_s.pop(partition, None)
+            self._owed_s.pop(partition, None)
         if self._merge is not None:
             self._merge.forget(lost)
         return lost
@@ -305,15 +307,17 @@ class KafkaSource:
         """Wait for the next message of a partition while it has one, but not for ever; see `EventTimeMerge.release`."""
         now_s = self._clock.monotonic_s()
         merge.add(fresh, now_s=now_s)
-        for name in merge.holding():
-            self._shown_s[name] = now_s
-        quiet, waiting_for = set(), set()
+        # Patience is counted in time spent polling: while the model holds us up, nobody can show anything.
+        passed_s, self._merged_s = min(now_s - self._merged_s, _POLL_COUNTS_S), now_s
+        holding, quiet, waiting_for = merge.holding(), set(), set()
         for partition in started:
             name = (partition.topic, partition.partition)
-            if self._drained(partition):
+            drained = self._drained(partition)
+            owes = not drained and name not in holding
+            self._owed_s[name] = self._owed_s.get(name, 0.0) + passed_s if owes else 0.0
+            if drained:
                 quiet.add(name)
-                self._shown_s[name] = now_s
-            elif now_s - self._shown_s.setdefault(name, now_s) < _PATIENCE_S:
+            elif self._owed_s[name] < _PATIENCE_S:
                 waiting_for.add(name)
         released = merge.release(
             waiting_for,

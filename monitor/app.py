@@ -150,15 +150,21 @@ def run_role(settings: Settings, role: str, stop: threading.Event) -> int:
 
 
 def _run_score(settings: Settings, stop: threading.Event, clock: Clock) -> None:
-    """Raw topics → linker → model → topic mentions."""
+    """Raw topics → linker → model → topic mentions. The database keeps only which messages were begun."""
     from monitor.intake.kafka import KafkaSink, KafkaSource, ensure_topics
     from monitor.linking import load_watchlist
+    from monitor.loops.attempts import AttemptGuard
     from monitor.loops.score import ScoreLoop, ScorePolicy
+    from monitor.store import Store
 
     with ExitStack() as stack:
         parts = Parts.start(stack, settings, "score", settings.score.telemetry_port, clock)
         watchlist = load_watchlist(settings.watchlist.path)
         scorer = make_scorer(settings)
+        store = _when_there(lambda: Store.open(database_url(settings)), stop)
+        if store is None:
+            return
+        stack.callback(store.close)
         kafka, config = settings.kafka, kafka_config(settings, role="score")
         _when_there(lambda: ensure_topics(config, topics_of(settings), create=kafka.create_topics), stop)
         if stop.is_set():
@@ -183,6 +189,7 @@ def _run_score(settings: Settings, stop: threading.Event, clock: Clock) -> None:
             ),
             seen=parts.beat,
             metrics=parts.metrics,
+            attempts=AttemptGuard(store, owner=_process_name(), clock=clock),
         )
         loop.run(stop, drain_s=settings.service.drain_s)
 
@@ -250,7 +257,7 @@ def _run_deliver(settings: Settings, stop: threading.Event, clock: Clock) -> Non
             receivers=[WebhookReceiver(receiver) for receiver in receivers_of(settings)],
             clock=clock,
             policy=DeliverLoopPolicy(poll_ms=settings.deliver.poll_ms),
-            owner=f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}",
+            owner=_process_name(),
             rng=random.Random(),  # noqa: S311 - jitter, not a secret
             seen=parts.beat,
             count=lambda outcome: parts.metrics.count("deliver_attempts_total", label=str(outcome)),
@@ -530,6 +537,11 @@ def _receiver(settings: ReceiverSettings) -> Receiver:
         min_severity=settings.min_severity,
         timeout_s=settings.timeout_s,
     )
+
+
+def _process_name() -> str:
+    """Of this process alone, for leases and marks."""
+    return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
 
 def _position(store: Store, topic: str, partition: int) -> int | None:

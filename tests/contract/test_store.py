@@ -240,14 +240,27 @@ def test_a_dead_letter_is_kept_once_with_its_bytes(store: Store) -> None:
     assert store.dead_letters(pending=True) == []
 
 
-def test_attempts_are_counted_across_restarts(store: Store, url: str) -> None:
-    place = Place(topic="news", partition=0, offset=3)
-    assert store.note_attempts([place]) == {place: 1}
+def test_attempts_are_counted_across_restarts_and_forgotten_with_the_next_one(store: Store, url: str) -> None:
+    first, second = (Place(topic="news", partition=0, offset=offset) for offset in (3, 4))
+    assert store.note_attempt(first) == 1
     again = Store.open(url)
-    assert again.note_attempts([place]) == {place: 2}
-    again.clear_attempts([place])
-    assert again.note_attempts([place]) == {place: 1}
+    assert again.note_attempt(first) == 2
+    assert again.note_attempt(second, survived=first) == 1
+    assert again.note_attempt(first) == 1
+    again.clear_attempts([second])
+    assert again.note_attempt(second) == 1
     again.close()
+
+
+def test_a_mark_is_seen_by_others_and_taken_away_by_its_owner_only(store: Store) -> None:
+    mine, other = ("news", 0), ("news", 1)
+    store.note_reaches({mine: 10, other: 7}, owner="one")
+    store.note_reaches({mine: 20}, owner="one")
+    assert store.reaches_left([mine, other], owner="one") == {}
+    assert store.reaches_left([mine, ("social", 0)], owner="two") == {mine: 20}
+    store.note_reaches({mine: 30}, owner="two")
+    store.clear_reaches([mine, other], owner="one")
+    assert store.reaches_left([mine, other], owner="three") == {mine: 30}
 
 
 def test_the_migrations_make_the_tables_that_the_code_expects(store: Store) -> None:

@@ -204,13 +204,16 @@ class PartitionCore:
     def watermark_ms(self) -> int | None:
         return self._watermark.value_ms
 
-    def take(self, mention: ScoredMention, *, origin: str, now_ms: int | None) -> Fate:
-        """Accept one mention; it waits until the watermark has passed. `now_ms` None: a history, nobody is idle or early."""
+    def take(self, mention: ScoredMention, *, origin: str, now_ms: int | None, steady_ms: int | None = None) -> Fate:
+        """Accept one mention; it waits until the watermark has passed. `now_ms` None: a history, nobody is idle or early.
+
+        `steady_ms`: see `Watermark.observe`.
+        """
         if mention.id in self._pending:
             self.counts[Fate.DUPLICATE] += 1
             return Fate.DUPLICATE
         arrival = self._watermark.observe(
-            origin, mention.published_at_ms, now_ms=now_ms, floor_ms=self._policy.bucket_ms
+            origin, mention.published_at_ms, now_ms=now_ms, steady_ms=steady_ms, floor_ms=self._policy.bucket_ms
         )
         fate = {Arrival.ON_TIME: Fate.FOLDED, Arrival.LATE: Fate.LATE, Arrival.FUTURE: Fate.FUTURE}[arrival]
         self.counts[fate] += 1
@@ -225,9 +228,9 @@ class PartitionCore:
             return Outcome()
         return self._advance_to(bucket_start_ms(watermark_ms, self._policy.bucket_ms))
 
-    def tick(self, now_ms: int, *, drained: bool) -> Outcome:
+    def tick(self, steady_ms: int, *, drained: bool) -> Outcome:
         """Nobody speaks: let event time flow on."""
-        self._watermark.tick(now_ms, drained=drained)
+        self._watermark.tick(steady_ms, drained=drained)
         return self.advance()
 
     def finish(self) -> Outcome:

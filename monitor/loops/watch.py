@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import msgspec
 import structlog
 
-from monitor.clock import Clock
+from monitor.clock import Clock, WallSteps
 from monitor.errors import Fenced, Rejectable, Retryable
 from monitor.loops.core import Fate, Outcome, PartitionCore
 from monitor.loops.lag import LagGauge
@@ -165,6 +165,7 @@ class WatchLoop:
         self._clock, self._policy, self._seen = clock, policy, seen
         self._metrics = metrics or Metrics()
         self._purge_at_s = 0.0
+        self._steps = WallSteps(clock)
         self._lag = LagGauge(clock, self._metrics)
         self._owned: dict[Partition, _Owned] = {}
         self.counts = WatchCounts()
@@ -232,10 +233,15 @@ class WatchLoop:
     def _fold(self, partition: Partition, batch: list[Message]) -> None:
         """Gather, decide, apply: everything that this batch changes, in one transaction."""
         owned = self._owned.get(partition) or self._restore(partition)
-        now_ms = self._clock.now_ms()
-        fresh, letters = self._gather(owned, batch)
-        fates = {m.id: owned.core.take(m, origin=origin, now_ms=now_ms) for m, origin in fresh}
-        outcome = owned.core.advance() if batch else owned.core.tick(now_ms, drained=True)
+        if batch and owned.stored is not None:
+            # Behind the stored position: fetched before a seek took effect. The offset must never go back.
+            batch = [message for message in batch if message.place.offset >= owned.stored]
+            if not batch:
+                return
+        now_ms, steady_ms = self._steps.latest_ms(), round(1000 * self._clock.monotonic_s())
+        fresh, letters = self._gather(batch)
+        fates = {m.id: owned.core.take(m, origin=origin, now_ms=now_ms, steady_ms=steady_ms) for m, origin in fresh}
+        outcome = owned.core.advance() if batch else owned.core.tick(steady_ms, drained=True)
         owned.active_s = self._clock.monotonic_s()
         following = batch[-1].place.offset + 1 if batch else owned.stored
         if following is None or not (batch or _changed(outcome)):
@@ -293,13 +299,11 @@ class WatchLoop:
         if owned.core.watermark_ms is not None:
             self._metrics.gauge("watch_watermark_seconds", owned.core.watermark_ms / 1000, label=str(partition[1]))
 
-    def _gather(self, owned: _Owned, batch: list[Message]) -> tuple[list[tuple[ScoredMention, str]], list[DeadLetter]]:
+    def _gather(self, batch: list[Message]) -> tuple[list[tuple[ScoredMention, str]], list[DeadLetter]]:
         """Decode, leave out what is stored or twice in the batch, quarantine what is no mention."""
         decoded: dict[str, tuple[ScoredMention, str]] = {}
         letters = []
         for message in batch:
-            if owned.stored is not None and message.place.offset < owned.stored:
-                continue  # behind the stored position: fetched before a seek took effect
             try:
                 mention = decode_mention(message)
             except Rejectable as err:

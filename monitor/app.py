@@ -256,7 +256,7 @@ def _run_deliver(settings: Settings, stop: threading.Event, clock: Clock) -> Non
             count=lambda outcome: parts.metrics.count("deliver_attempts_total", label=str(outcome)),
             oldest_s=lambda seconds: parts.metrics.gauge("deliver_oldest_pending_seconds", seconds),
         )
-        loop.run(stop)
+        loop.run(stop, drain_s=settings.service.drain_s * 0.8)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -525,6 +525,8 @@ def _receiver(settings: ReceiverSettings) -> Receiver:
         secrets=secrets,
         allow_http=settings.allow_http,
         allow_private=settings.allow_private,
+        allow_networks=settings.allow_networks,
+        ca_file=settings.ca_file,
         min_severity=settings.min_severity,
         timeout_s=settings.timeout_s,
     )

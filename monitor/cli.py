@@ -451,32 +451,48 @@ def replay_dead_letters(
 def list_deliveries(
     config: ConfigOption = DEFAULT_CONFIG,
     status: Annotated[str | None, typer.Option(help="pending | delivered | failed | disabled")] = None,
+    receiver: Annotated[str | None, typer.Option(help="Only those for this receiver.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000)] = 50,
     as_json: JsonOption = False,
 ) -> None:
-    """The newest rows of the outbox."""
+    """The newest rows of the outbox, and which receivers rest or are disabled."""
+    from monitor.clock import SystemClock
+
     with _store(config) as (_, store):
-        rows = store.deliveries(limit=limit, status=status)
+        rows = store.deliveries(limit=limit, status=status, receiver=receiver)
+        states = store.receiver_states()
     if as_json:
-        _print_json({"deliveries": rows})
+        _print_json({"deliveries": rows, "receivers": states})
         return
     for row in rows:
         error = f"  {_visible(row.last_error, 120)}" if row.last_error else ""
         typer.echo(f"{row.id}  {row.receiver}  {row.change}  {row.status}  {row.attempts} tries{error}")
     typer.echo(f"{len(rows)} deliveries")
+    for state in states:
+        if state.disabled_at_ms is not None:
+            why = _visible(state.disabled_reason or "", 120)
+            typer.echo(
+                f"{state.name}: disabled since {_time(state.disabled_at_ms)}, {why}; `deliveries retry` enables it"
+            )
+        elif state.open_until_ms is not None and state.open_until_ms > SystemClock().now_ms():
+            typer.echo(f"{state.name}: rests until {_time(state.open_until_ms)}, {state.consecutive_failures} failures")
 
 
 @deliveries.command("retry")
 def retry_deliveries(
-    ids: Annotated[list[str], typer.Argument(help="Ids from `deliveries list`.")],
+    ids: Annotated[list[str] | None, typer.Argument(help="Ids from `deliveries list`.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All that failed or are disabled.")] = False,
+    receiver: Annotated[str | None, typer.Option(help="With --all: only those for this receiver.")] = None,
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
 ) -> None:
-    """Try failed or disabled deliveries again, at once and with the same id."""
+    """Try failed or disabled deliveries again, at once and with the same id; their receivers are enabled."""
     from monitor.clock import SystemClock
 
+    if bool(ids) == every or (receiver is not None and not every):
+        raise Fatal("deliveries retry: name ids from `deliveries list`, or say --all, with or without --receiver")
     with _store(config) as (_, store):
-        count = store.retry_deliveries(ids, now_ms=SystemClock().now_ms())
+        count = store.retry_deliveries(None if every else ids, now_ms=SystemClock().now_ms(), receiver=receiver)
     _print_json({"retried": count}) if as_json else typer.echo(f"{count} deliveries will be tried again")
     if not count:
         raise typer.Exit(1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tomllib
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -112,6 +113,8 @@ class ReceiverSettings(Section):
     previous_secret_file: Path | None = None
     allow_http: bool = False
     allow_private: bool = False
+    allow_networks: tuple[IPv4Network | IPv6Network, ...] = ()
+    ca_file: Path | None = None
     min_severity: Literal["low", "medium", "high", "critical"] = "low"
     timeout_s: Seconds = 10.0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -182,6 +183,38 @@ def test_a_receiver_that_is_gone_is_left_alone_until_somebody_retries(store: Sto
     assert store.retry_deliveries(ids, now_ms=20) == 1
     assert store.receiver_state("desk") == ReceiverState(name="desk")
     assert len(store.claim_deliveries("desk", owner="one", now_ms=20, lease_ms=9, limit=5)) == 1
+
+
+def test_what_is_given_back_was_never_claimed(store: Store) -> None:
+    with store.transaction() as t:
+        t.record_transitions([transition("opened", 1)], [Desk()], now_ms=0)
+    (claimed,) = store.claim_deliveries("desk", owner="one", now_ms=10, lease_ms=100, limit=5)
+    assert store.release_deliveries([claimed.id], owner="two") == 0, "only its owner gives it back"
+    assert store.release_deliveries([claimed.id], owner="one") == 1
+    (again,) = store.claim_deliveries("desk", owner="two", now_ms=20, lease_ms=100, limit=5)
+    assert (again.attempts, again.first_attempt_at_ms) == (1, 20)
+
+
+def test_what_is_remembered_of_a_receiver_is_changed_as_one(store: Store) -> None:
+    def failed(state: ReceiverState) -> ReceiverState:
+        return ReceiverState(name=state.name, open_until_ms=50, consecutive_failures=state.consecutive_failures + 1)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _n: store.change_receiver("desk", failed), range(8)))
+    assert store.receiver_state("desk").consecutive_failures == 8
+    assert [state.name for state in store.receiver_states()] == ["desk"]
+    assert not store.take_probe("desk", now_ms=49, until_ms=99)
+    assert [store.take_probe("desk", now_ms=50, until_ms=99) for _ in range(2)] == [True, False]
+
+
+def test_what_is_written_for_a_disabled_receiver_is_parked_and_can_be_woken(store: Store) -> None:
+    store.disable_receiver("desk", reason="410", now_ms=5)
+    with store.transaction() as t:
+        t.record_transitions([transition("opened", 1, "high")], [Desk(), Boss()], now_ms=0)
+    assert [store.park_deliveries("desk") for _ in range(2)] == [1, 0]
+    assert {d.receiver: d.status for d in store.deliveries()} == {"desk": "disabled", "boss": "pending"}
+    assert store.retry_deliveries(now_ms=9, receiver="boss") == 0
+    assert store.retry_deliveries(now_ms=9) == 1
 
 
 def test_a_dead_letter_is_kept_once_with_its_bytes(store: Store) -> None:

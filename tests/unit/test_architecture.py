@@ -47,6 +47,8 @@ PURE = (
     "alerting/detectors.py",
     "alerting/evidence.py",
     "alerting/lifecycle.py",
+    "delivery/circuit.py",
+    "delivery/outbox.py",
     "delivery/signing.py",
     "learning/metrics.py",
     "learning/evaluate.py",
@@ -63,7 +65,7 @@ WORLD = {
     "kafka",
     "torch",
     "onnxruntime",
-    "httpx2",
+    "httpcore2",
     "os",
 }
 

@@ -84,7 +84,7 @@ class Store(Protocol):
     def mentions_since(self, partition: int, published_at_ms: int) -> Iterable[ScoredMention]: ...
     def known_mentions(self, ids: Collection[str]) -> set[str]: ...
     def transaction(self) -> AbstractContextManager[Transaction]: ...
-    def purge(self, before_ms: int) -> int: ...
+    def purge(self, before_ms: int, *, rows_max: int) -> int: ...
 
 
 class CoreFactory(Protocol):
@@ -105,13 +105,19 @@ class CoreFactory(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchLoopPolicy:
-    """`idle_tick_s`: how often event time is moved on in a partition in which nobody speaks."""
+    """`idle_tick_s`: how often event time is moved on in a partition in which nobody speaks.
+
+    A purge takes at most `purge_rows_max` rows of a table, so that it never holds the database for long; when that was
+    not all, it goes on after `purge_again_s`.
+    """
 
     batch_mentions_max: int = 1_000
     poll_ms: int = 200
     idle_tick_s: float = 5.0
     retention_ms: int = 90 * 86_400_000
     purge_every_s: float = 3_600.0
+    purge_again_s: float = 5.0
+    purge_rows_max: int = 10_000
 
 
 @dataclass(slots=True, kw_only=True)
@@ -193,8 +199,9 @@ class WatchLoop:
         reached = [at_ms for at_ms in self.watermarks().values() if at_ms is not None]
         if now_s < self._purge_at_s or not reached:
             return
-        self._purge_at_s = now_s + self._policy.purge_every_s
-        gone = self._store.purge(min(reached) - self._policy.retention_ms)
+        policy = self._policy
+        gone = self._store.purge(min(reached) - policy.retention_ms, rows_max=policy.purge_rows_max)
+        self._purge_at_s = now_s + (policy.purge_every_s if gone < policy.purge_rows_max else policy.purge_again_s)
         if gone:
             log.info("watch.purged", rows=gone)
 

@@ -11,6 +11,7 @@ import io
 import logging
 import tempfile
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,25 @@ def to_int8(source: Path, out: Path) -> None:
             extra_options={"DefaultTensorType": TensorProto.FLOAT, "MatMulConstBOnly": True},
         )
         out.write_bytes(onnx.load(str(quantised)).SerializeToString(deterministic=True))
+
+
+def drop_outputs(source: Path, out: Path, names: Collection[str]) -> None:
+    """The same graph without these outputs, and without whatever no other output needs."""
+    model = onnx.load(str(source))
+    graph = model.graph
+    outputs = [output for output in graph.output if output.name not in names]
+    needed = {output.name for output in outputs}
+    nodes = []
+    for node in reversed(graph.node):  # nodes stand in the order of computation
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            nodes.append(node)
+    initializers = [tensor for tensor in graph.initializer if tensor.name in needed]
+    for field, kept in ((graph.output, outputs), (graph.node, reversed(nodes)), (graph.initializer, initializers)):
+        copies = [type(one).FromString(one.SerializeToString()) for one in kept]
+        del field[:]
+        field.extend(copies)
+    out.write_bytes(model.SerializeToString(deterministic=True))
 
 
 def _fold(model: Any) -> None:

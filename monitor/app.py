@@ -362,15 +362,18 @@ class CoreMaker:
         )
 
 
-def make_scorer(settings: Settings, bundle_folder: Path | None = None) -> Scorer:
-    """The model, warm. Raises Fatal when bundle, precision or provider are not there."""
+def make_scorer(settings: Settings, bundle_folder: Path | None = None, *, every_convention: bool = False) -> Scorer:
+    """The model, warm. Raises Fatal when bundle, precision or provider are not there.
+
+    `every_convention`: with the heads that only an evaluation asks.
+    """
     from monitor.intake import clean
     from monitor.registry import engine_file, load_bundle
     from monitor.scoring import BatchPolicy, OnnxEngine, Scorer, ScorerPolicy
 
     bundle = load_bundle(bundle_folder or settings.bundle.path)
     engine = OnnxEngine(
-        engine_file(bundle, settings.bundle.precision, settings.bundle.cache_dir),
+        engine_file(bundle, settings.bundle.precision, settings.bundle.cache_dir, every_convention=every_convention),
         provider=settings.bundle.provider,
         threads=settings.bundle.threads,
     )

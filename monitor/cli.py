@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import typer
@@ -312,6 +312,14 @@ def evaluate(
     bundle: BundleOption = None,
     before: Annotated[Path | None, typer.Option("--before", help="Another bundle, shown beside it.")] = None,
     report: Annotated[Path | None, typer.Option("--report", help="Write an HTML page for people.")] = None,
+    convention: Annotated[
+        Literal["source", "serve"],
+        typer.Option(
+            "--convention",
+            help="source: a row is judged by the head of its own source's convention, where the bundle knows the source; "
+            "serve: all rows by the head that answers in service.",
+        ),
+    ] = "source",
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
 ) -> None:
@@ -319,10 +327,15 @@ def evaluate(
     from monitor import offline
     from monitor.settings import load_settings
 
-    figures = offline.evaluate(load_settings(config), data, bundle=bundle, before=before, report=report)
+    figures = offline.evaluate(
+        load_settings(config), data, bundle=bundle, before=before, report=report, convention=convention
+    )
     if as_json:
         _print_json(figures)
         return
+    for source, tasks in figures.pop("conventions").items():
+        said = ", ".join(f"{task} by head {v['head']} ({v['by']})" for task, v in tasks.items())
+        typer.echo(f"source {source}: {said}")
     for task, values in figures.items():
         shown = {k: round(v, 4) if isinstance(v, float) else v for k, v in values.items() if isinstance(v, int | float)}
         typer.echo(f"{task}: " + ", ".join(f"{name} {value}" for name, value in shown.items()))

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -208,26 +208,34 @@ def export(run: Path, out: Path) -> dict[str, Any]:
 
 
 def evaluate(
-    settings: Settings, data: Path, *, bundle: Path | None, before: Path | None, report: Path | None
+    settings: Settings,
+    data: Path,
+    *,
+    bundle: Path | None,
+    before: Path | None,
+    report: Path | None,
+    convention: Literal["source", "serve"] = "source",
 ) -> dict[str, Any]:
     """The figures for which the file has labels; with `report`, a page that a person reads."""
     from monitor.intake import clean
     from monitor.learning.evaluate import figures_of
     from monitor.learning.report import render_report
     from monitor.learning.rows import read_rows
-    from monitor.learning.served import ServedModel
+    from monitor.learning.served import ServedModel, conventions_of
     from monitor.scoring.evidence import answer_spans
 
     rows = read_rows(data)
 
-    def answers(folder: Path | None) -> Any:
-        return ServedModel(make_scorer(settings, folder), clean=clean, answer_spans=answer_spans)(rows)
+    def model(folder: Path | None) -> ServedModel:
+        scorer = make_scorer(settings, folder, every_convention=convention == "source")
+        return ServedModel(scorer, clean=clean, answer_spans=answer_spans, convention=convention)
 
-    after = answers(bundle)
+    chosen = model(bundle)
+    after = chosen(rows)
     if report is not None:
-        page = render_report(rows, after, before=answers(before) if before else None, title=data.name)
+        page = render_report(rows, after, before=model(before)(rows) if before else None, title=data.name)
         report.write_text(page, "utf-8")
-    return dict(figures_of(rows, after))
+    return {**figures_of(rows, after), "conventions": conventions_of(chosen, rows)}
 
 
 def explain_text(settings: Settings, text: str, *, entity: str, bundle: Path | None) -> Any:

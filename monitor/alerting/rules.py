@@ -86,8 +86,11 @@ class DetectorRules(_Section):
 
 
 class LifeRules(_Section):
-    """Hysteresis: an alert closes when its score has stayed under `close_share` of the one it needed for `calm_s`."""
+    """Hysteresis: a signal under `clear_share` times the score it needs must last `pending_s` before it opens an alert (0: none
+    waits); an alert closes when its score has stayed under `close_share` of the one it needed for `calm_s`."""
 
+    clear_share: Annotated[float, Field(ge=1)] = 1.1
+    pending_s: Annotated[float, Field(ge=0, le=3_600)] = 120.0
     close_share: Share = 0.6
     calm_s: Positive = 3_600.0
     check_s: Positive = 900.0

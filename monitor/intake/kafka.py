@@ -257,7 +257,10 @@ class KafkaSource:
 
     def _start_assigned(self) -> None:
         with self._lock:
-            assigned, self._assigned = self._assigned, []
+            # One that went and came back is held until its loss was told: what is read of it now would be dropped as lost.
+            untold = [p for p in self._assigned if (p.topic, p.partition) in self._lost]
+            assigned = [p for p in self._assigned if p not in untold]
+            self._assigned = untold
         for partition in assigned:
             try:
                 self._consumer.seek(partition, self._start(partition))

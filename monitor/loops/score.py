@@ -98,7 +98,7 @@ class _Waiting:
     message: Message
     document: Document
     entities: tuple[LinkedEntity, ...]
-    since_ms: int
+    since_s: float
 
     @property
     def place(self) -> Place:
@@ -150,7 +150,9 @@ class ScoreLoop:
         self._running: deque[_Running] = deque()
         self._model = ThreadPoolExecutor(policy.batches_in_flight, thread_name_prefix="model")
         self._paused = False
-        self._committed_ms = clock.now_ms()
+        self._committed_s = (
+            clock.monotonic_s()
+        )  # intervals never by the wall clock: set back, it would stop us for as long
         self._lag = LagGauge(clock, self._metrics)
         self.counts = ScoreCounts()
 
@@ -194,7 +196,7 @@ class ScoreLoop:
         self._start_batches()
         self._adjust_pressure()
         self._lag.measure(self._source.lag)
-        if self._clock.now_ms() - self._committed_ms >= self._policy.commit_ms:
+        if self._clock.monotonic_s() - self._committed_s >= self._policy.commit_ms / 1000:
             self._commit()
         return moved
 
@@ -273,7 +275,7 @@ class ScoreLoop:
             self._offsets.finished(message.place)
             return
         self._waiting.append(
-            _Waiting(message=message, document=document, entities=entities, since_ms=self._clock.now_ms())
+            _Waiting(message=message, document=document, entities=entities, since_s=self._clock.monotonic_s())
         )
 
     def _quarantine(self, message: Message, err: Rejectable) -> None:
@@ -301,7 +303,7 @@ class ScoreLoop:
             if not self._waiting:
                 return
             full = len(self._waiting) >= self._policy.batch_documents_max
-            due = self._clock.now_ms() - self._waiting[0].since_ms >= self._policy.deadline_ms
+            due = self._clock.monotonic_s() - self._waiting[0].since_s >= self._policy.deadline_ms / 1000
             if not (full or due or force):
                 return
             batch = self._waiting[: self._policy.batch_documents_max]
@@ -379,7 +381,7 @@ class ScoreLoop:
 
     def _commit(self) -> None:
         """Results first, offsets after: a crash between the two repeats work and loses none."""
-        self._committed_ms = self._clock.now_ms()
+        self._committed_s = self._clock.monotonic_s()
         positions = self._offsets.committable()
         if not positions:
             return

@@ -73,14 +73,16 @@ def run(
         str | None, typer.Option("--role", help="score | watch | deliver; all of them if left out.")
     ] = None,
 ) -> None:
-    """Run the service: one role, or all under one supervisor."""
+    """Run the service: one role, or all under one supervisor. SIGTERM ends it in order, SIGHUP reads the file again."""
     from monitor.app import run_all, run_role
+    from monitor.service import Orders
     from monitor.settings import load_settings
 
     settings = load_settings(config)
     _logs(settings)
-    with _stopped_by_signals() as stop:
-        code = run_all(settings, config, stop) if role is None else run_role(settings, role, stop)
+    with _stopped_by_signals() as stop, _reloaded_by_signal() as reload:
+        orders = Orders(stop, reload)
+        code = run_all(settings, config, orders) if role is None else run_role(settings, role, config, orders)
     raise typer.Exit(code)
 
 
@@ -546,6 +548,16 @@ def _stopped_by_signals() -> Iterator[threading.Event]:
 
 
 @contextmanager
+def _reloaded_by_signal() -> Iterator[threading.Event]:
+    reload = threading.Event()
+    before = signal.signal(signal.SIGHUP, lambda _number, _frame: reload.set())
+    try:
+        yield reload
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@contextmanager
 def _store(config: Path) -> Iterator[tuple[Settings, Store]]:
     from monitor.app import database_url
     from monitor.settings import load_settings
@@ -599,9 +611,10 @@ def _show(result: dict[str, Any], as_json: bool) -> None:
 
 
 def _logs(settings: Settings) -> None:
+    from monitor.app import secrets_of
     from monitor.telemetry import configure_logs
 
-    configure_logs(settings.telemetry.log_format, settings.telemetry.log_level)
+    configure_logs(settings.telemetry.log_format, settings.telemetry.log_level, secrets=secrets_of(settings))
 
 
 def _print_json(value: Any) -> None:

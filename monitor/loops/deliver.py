@@ -166,6 +166,7 @@ class DeliverLoop:
                 if self._clock.now_ms() + try_ms >= waiting[0].lease_until_ms:
                     break
                 tries += 1
+                self._seen(f"receiver {receiver.name}")
                 if not self._try(receiver, waiting.pop(0)):
                     break
         finally:
@@ -204,6 +205,7 @@ class DeliverLoop:
                 self._seen(f"receiver {receiver.name}")
                 waited_s = 0.5
             except Retryable as err:
+                self._seen(f"receiver {receiver.name}")  # waiting for the database is being alive
                 log.warning("deliver.retry", receiver=receiver.name, error=str(err), wait_s=waited_s)
                 stop.wait(waited_s)
                 waited_s = min(30.0, waited_s * 2)

@@ -27,6 +27,7 @@ from monitor.telemetry import Metrics
 
 log = structlog.get_logger()
 _ALONE_PER_TURN = 8
+_MODEL_WAIT_S = 0.25
 
 
 class Message(Protocol):
@@ -188,6 +189,8 @@ class ScoreLoop:
         self._drop_lost()
         messages = self._source.poll(self._policy.poll_messages_max, self._poll_timeout_ms())
         self._seen("poll")
+        if not self._running:
+            self._seen("model")  # nothing asked of it: only a batch that does not end makes it look stuck
         self._metrics.count("score_documents_total", len(messages))
         self._unread.extend(messages)
         self._read_on(messages)
@@ -322,10 +325,14 @@ class ScoreLoop:
         running = self._running.popleft()
         batch = running.batch
         try:
-            results = running.answer.result()
+            results = running.answer.result(timeout=_MODEL_WAIT_S)
         except Retryable:
             raise
         except Exception as err:  # noqa: BLE001 - whatever the model died of, one document of this batch caused it
+            answer = running.answer
+            if isinstance(err, TimeoutError) and (not answer.done() or answer.exception() is not err):
+                self._running.appendleft(running)  # still at it: polling goes on, and the drain keeps to its time
+                return 0
             self._bisect(batch, err)
             return 0
         assert len(results) == len(batch), "the model answered for another batch"

@@ -332,6 +332,8 @@ class Inbox:
 class SimReceiver:
     """A webhook's other end."""
 
+    timeout_s = 10.0
+
     def __init__(self, world: World, process: str, store: FaultyStore, name: str, inbox: Inbox) -> None:
         self._world, self._process, self._store, self.name, self._inbox = world, process, store, name, inbox
 

@@ -297,12 +297,15 @@ def distil(
 def export(
     run_folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a finished training run.")],
     out: Annotated[Path, typer.Option("--out", help="The new bundle's folder.")],
+    data: Annotated[
+        list[Path] | None, typer.Option("--data", help="Calibrate and judge anew, on the rows of the training.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """A training run becomes a bundle: graph, precision, parity, manifest, card."""
     from monitor import offline
 
-    summary = offline.export(run_folder, out)
+    summary = offline.export(run_folder, out, data=data or ())
     _print_json(summary) if as_json else typer.echo(f"{out}: {summary['name']}, parity {summary['parity']}")
 
 

@@ -184,14 +184,22 @@ def _linked_texts(settings: Settings, file: Path, watchlist: Path | None) -> Ite
             raise Fatal(f"{file}: line {number}: {err}") from err
 
 
-def export(run: Path, out: Path) -> dict[str, Any]:
-    """A finished run becomes a bundle, with parity."""
+def export(run: Path, out: Path, *, data: Sequence[Path] = ()) -> dict[str, Any]:
+    """A finished run becomes a bundle, with parity. `data`: calibrate and judge the run anew, on the rows of its training."""
     from exporters.bundle import export_bundle
     from exporters.errors import ExportError
-    from monitor.learning.finish import read_finished
+    from monitor.intake import clean
+    from monitor.learning.finish import finish_run, read_finished, read_judged
+    from monitor.learning.rows import read_rows
     from monitor.learning.train import BEST
 
-    finished = read_finished(run)
+    finished = finish_run(run, [row for path in data for row in read_rows(path)]) if data else read_finished(run)
+    rows = read_judged(run)
+    texts = []
+    for row in rows:
+        text = clean(row.text)
+        spans = [text.to_clean(m.start, m.end) for m in row.mentions if m.start is not None and m.end is not None]
+        texts.append((text.text, spans))
     try:
         manifest = export_bundle(
             run / BEST,
@@ -201,10 +209,35 @@ def export(run: Path, out: Path) -> dict[str, Any]:
             metrics=finished.metrics,
             card=finished.card,
             data_fingerprint=finished.data_fingerprint,
+            texts=texts,
+            judge=lambda folder: _macro_f1(folder, rows),
         )
     except ExportError as err:
         raise Fatal(str(err)) from err
     return {"out": str(out), "name": manifest["name"], "parity": manifest["parity"], "files": manifest["files"]}
+
+
+def _macro_f1(folder: Path, rows: Sequence[Any]) -> dict[str, float]:
+    """Mean macro F1 of the sentiment tasks (or whatever else the rows have labels for), at fp32 and at int8."""
+    import tempfile
+
+    from monitor.intake import clean
+    from monitor.learning.evaluate import evaluate as judge
+    from monitor.learning.served import ServedModel
+    from monitor.registry import engine_file, load_bundle
+    from monitor.scoring import OnnxEngine, Scorer
+    from monitor.scoring.evidence import answer_spans
+
+    bundle, found = load_bundle(folder), {}
+    with tempfile.TemporaryDirectory() as cache:
+        for precision in ("fp32", "int8"):
+            graph = engine_file(bundle, precision, Path(cache), every_convention=True)
+            scorer = Scorer(bundle, OnnxEngine(graph), clean=clean)
+            figures = judge(rows, ServedModel(scorer, clean=clean, answer_spans=answer_spans))
+            each = [values.get("macro_f1", values.get("token_f1")) for values in figures.values()]
+            scores = [score for score in each if score is not None]
+            found[precision] = sum(scores) / max(1, len(scores))
+    return found
 
 
 def evaluate(

@@ -303,9 +303,9 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """A training run becomes a bundle: graph, precision, parity, manifest, card."""
-    from monitor import offline
+    from monitor import lab
 
-    summary = offline.export(run_folder, out, data=data or ())
+    summary = lab.export(run_folder, out, data=data or ())
     _print_json(summary) if as_json else typer.echo(f"{out}: {summary['name']}, parity {summary['parity']}")
 
 
@@ -314,7 +314,15 @@ def evaluate(
     data: Annotated[Path, typer.Option("--data", help="Labelled rows.")],
     bundle: BundleOption = None,
     before: Annotated[Path | None, typer.Option("--before", help="Another bundle, shown beside it.")] = None,
-    report: Annotated[Path | None, typer.Option("--report", help="Write an HTML page for people.")] = None,
+    fit: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--fit", help="Instead of --before: fit the untrained encoder's linear head on these rows, and show that."
+        ),
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="Write an HTML page for people, and the same as .json beside it.")
+    ] = None,
     convention: Annotated[
         Literal["source", "serve"],
         typer.Option(
@@ -327,11 +335,17 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Precision, recall, F1, support, calibration: for whatever the file has labels."""
-    from monitor import offline
+    from monitor import lab
     from monitor.settings import load_settings
 
-    figures = offline.evaluate(
-        load_settings(config), data, bundle=bundle, before=before, report=report, convention=convention
+    figures = lab.evaluate(
+        load_settings(config),
+        data,
+        bundle=bundle,
+        convention=convention,
+        before=before,
+        fit=fit or (),
+        report=report,
     )
     if as_json:
         _print_json(figures)
@@ -353,10 +367,10 @@ def explain(
     as_json: JsonOption = False,
 ) -> None:
     """Which words pulled the judgement of a company, and what the model quotes as evidence."""
-    from monitor import offline
+    from monitor import lab
     from monitor.settings import load_settings
 
-    found = offline.explain_text(load_settings(config), text, entity=entity, bundle=bundle)
+    found = lab.explain_text(load_settings(config), text, entity=entity, bundle=bundle)
     if as_json:
         _print_json(found)
         return
@@ -412,6 +426,29 @@ def bench_watch(
     from monitor.settings import load_settings
 
     _show(offline.bench_watch(load_settings(config), entities=entities, mentions=mentions), as_json)
+
+
+@bench.command("peers")
+def bench_peers(
+    data: Annotated[list[Path], typer.Option("--data", help="Labelled rows; may be given several times.")],
+    bundle: BundleOption = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+    as_json: JsonOption = False,
+) -> None:
+    """Against word lists, bags of words and the untrained encoder, on the test split of the same rows."""
+    from monitor import lab
+    from monitor.settings import load_settings
+
+    result = lab.peers(load_settings(config), data, bundle=bundle, say=lambda name: typer.echo(name, err=True))
+    if as_json:
+        _print_json(result)
+        return
+    for task in ("sentiment", "mentions"):
+        for name, figures in result.get(task, {}).items():
+            typer.echo(
+                f"{task:>10} {name:<24} accuracy {figures['accuracy']:.3f}  macro F1 {figures['macro_f1']:.3f}  "
+                f"n {figures['n']}"
+            )
 
 
 @app.command()

@@ -379,8 +379,9 @@ def explain(
         f"{found.label}: negative {p[0]:.2f}, neutral {p[1]:.2f}, positive {p[2]:.2f}; polarity {found.mention.polarity:+.2f}"
     )
     for word in sorted(found.attributions, key=lambda a: -a.weight):
-        typer.echo(f"  {word.weight:+.3f}  {_visible(word.word, 60)}")
-    typer.echo("evidence: " + " | ".join(_visible(e.quote, 160) for e in found.mention.evidence))
+        quoted = any(word.start < e.end and word.end > e.start for e in found.mention.evidence)
+        typer.echo(f"  {word.weight:+.3f} {'“' if quoted else ' '} {_visible(word.word, 60)}")
+    typer.echo("“ evidence: " + " | ".join(_visible(e.quote, 160) for e in found.mention.evidence))
     typer.echo(f"without the heaviest fifth of the words the judgement loses {found.comprehensiveness:.2f}")
 
 
@@ -449,6 +450,21 @@ def bench_peers(
                 f"{task:>10} {name:<24} accuracy {figures['accuracy']:.3f}  macro F1 {figures['macro_f1']:.3f}  "
                 f"n {figures['n']}"
             )
+
+
+@bench.command("faithfulness")
+def bench_faithfulness(
+    data: Annotated[Path, typer.Option("--data", help="Labelled rows with companies.")],
+    mentions: Annotated[int, typer.Option(min=1, max=100_000, help="How many judgements to test.")] = 300,
+    bundle: BundleOption = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+    as_json: JsonOption = False,
+) -> None:
+    """Do explained words carry the judgement? By how much it falls without them, and without as many at random."""
+    from monitor import lab
+    from monitor.settings import load_settings
+
+    _show(lab.faithful(load_settings(config), data, bundle=bundle, mentions_max=mentions), as_json)
 
 
 @app.command()

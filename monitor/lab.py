@@ -146,6 +146,32 @@ def explain_text(settings: Settings, text: str, *, entity: str, bundle: Path | N
     return explain(document, named, lambda documents: scorer.judge(documents, now_ms=0))
 
 
+def faithful(
+    settings: Settings, data: Path, *, bundle: Path | None, mentions_max: int, seed: int = 7
+) -> dict[str, Any]:
+    """The deletion test on companies that rows of the file judge, neutral judgements left out: nothing carries those."""
+    import random
+
+    from monitor.scoring import faithfulness
+
+    rng = random.Random(seed)  # noqa: S311 - a sample, not a secret
+    asked = [
+        (
+            Document(id=str(number), source=row.source, channel="news", published_at_ms=0, title=row.text),
+            LinkedEntity(entity=m.target, spans=(Span(start=m.start, end=m.end),), cue="name"),
+        )
+        for number, row in enumerate(read_rows(data))
+        for m in row.mentions
+        if m.start is not None and m.end is not None and m.label != "neutral"
+    ]
+    rng.shuffle(asked)
+    scorer = make_scorer(settings, bundle)
+    found = faithfulness(asked[:mentions_max], lambda documents: scorer.judge(documents, now_ms=0), rng=rng)
+    if found is None:
+        raise Fatal(f"{data}: no row judges a company in a text of at least four other words")
+    return msgspec.to_builtins(found)  # type: ignore[no-any-return]
+
+
 def served(settings: Settings, bundle: Path | None, convention: Convention) -> ServedModel:
     """A bundle as the model that evaluations ask, on the engine of the settings."""
     from monitor.intake import clean

@@ -299,12 +299,15 @@ def distil(
 def export(
     run_folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a finished training run.")],
     out: Annotated[Path, typer.Option("--out", help="The new bundle's folder.")],
+    data: Annotated[
+        list[Path] | None, typer.Option("--data", help="Calibrate and judge anew, on the rows of the training.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """A training run becomes a bundle: graph, precision, parity, manifest, card."""
-    from monitor import offline
+    from monitor import lab
 
-    summary = offline.export(run_folder, out)
+    summary = lab.export(run_folder, out, data=data or ())
     _print_json(summary) if as_json else typer.echo(f"{out}: {summary['name']}, parity {summary['parity']}")
 
 
@@ -313,7 +316,15 @@ def evaluate(
     data: Annotated[Path, typer.Option("--data", help="Labelled rows.")],
     bundle: BundleOption = None,
     before: Annotated[Path | None, typer.Option("--before", help="Another bundle, shown beside it.")] = None,
-    report: Annotated[Path | None, typer.Option("--report", help="Write an HTML page for people.")] = None,
+    fit: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--fit", help="Instead of --before: fit the untrained encoder's linear head on these rows, and show that."
+        ),
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="Write an HTML page for people, and the same as .json beside it.")
+    ] = None,
     convention: Annotated[
         Literal["source", "serve"],
         typer.Option(
@@ -326,11 +337,17 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Precision, recall, F1, support, calibration: for whatever the file has labels."""
-    from monitor import offline
+    from monitor import lab
     from monitor.settings import load_settings
 
-    figures = offline.evaluate(
-        load_settings(config), data, bundle=bundle, before=before, report=report, convention=convention
+    figures = lab.evaluate(
+        load_settings(config),
+        data,
+        bundle=bundle,
+        convention=convention,
+        before=before,
+        fit=fit or (),
+        report=report,
     )
     if as_json:
         _print_json(figures)
@@ -352,10 +369,10 @@ def explain(
     as_json: JsonOption = False,
 ) -> None:
     """Which words pulled the judgement of a company, and what the model quotes as evidence."""
-    from monitor import offline
+    from monitor import lab
     from monitor.settings import load_settings
 
-    found = offline.explain_text(load_settings(config), text, entity=entity, bundle=bundle)
+    found = lab.explain_text(load_settings(config), text, entity=entity, bundle=bundle)
     if as_json:
         _print_json(found)
         return
@@ -364,8 +381,9 @@ def explain(
         f"{found.label}: negative {p[0]:.2f}, neutral {p[1]:.2f}, positive {p[2]:.2f}; polarity {found.mention.polarity:+.2f}"
     )
     for word in sorted(found.attributions, key=lambda a: -a.weight):
-        typer.echo(f"  {word.weight:+.3f}  {_visible(word.word, 60)}")
-    typer.echo("evidence: " + " | ".join(_visible(e.quote, 160) for e in found.mention.evidence))
+        quoted = any(word.start < e.end and word.end > e.start for e in found.mention.evidence)
+        typer.echo(f"  {word.weight:+.3f} {'“' if quoted else ' '} {_visible(word.word, 60)}")
+    typer.echo("“ evidence: " + " | ".join(_visible(e.quote, 160) for e in found.mention.evidence))
     typer.echo(f"without the heaviest fifth of the words the judgement loses {found.comprehensiveness:.2f}")
 
 
@@ -411,6 +429,44 @@ def bench_watch(
     from monitor.settings import load_settings
 
     _show(offline.bench_watch(load_settings(config), entities=entities, mentions=mentions), as_json)
+
+
+@bench.command("peers")
+def bench_peers(
+    data: Annotated[list[Path], typer.Option("--data", help="Labelled rows; may be given several times.")],
+    bundle: BundleOption = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+    as_json: JsonOption = False,
+) -> None:
+    """Against word lists, bags of words and the untrained encoder, on the test split of the same rows."""
+    from monitor import lab
+    from monitor.settings import load_settings
+
+    result = lab.peers(load_settings(config), data, bundle=bundle, say=lambda name: typer.echo(name, err=True))
+    if as_json:
+        _print_json(result)
+        return
+    for task in ("sentiment", "mentions"):
+        for name, figures in result.get(task, {}).items():
+            typer.echo(
+                f"{task:>10} {name:<24} accuracy {figures['accuracy']:.3f}  macro F1 {figures['macro_f1']:.3f}  "
+                f"n {figures['n']}"
+            )
+
+
+@bench.command("faithfulness")
+def bench_faithfulness(
+    data: Annotated[Path, typer.Option("--data", help="Labelled rows with companies.")],
+    mentions: Annotated[int, typer.Option(min=1, max=100_000, help="How many judgements to test.")] = 300,
+    bundle: BundleOption = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+    as_json: JsonOption = False,
+) -> None:
+    """Do explained words carry the judgement? By how much it falls without them, and without as many at random."""
+    from monitor import lab
+    from monitor.settings import load_settings
+
+    _show(lab.faithful(load_settings(config), data, bundle=bundle, mentions_max=mentions), as_json)
 
 
 @app.command()

@@ -110,7 +110,14 @@ def tiny_bundle(folder: Path) -> Path:
     phrase = {"sources": ["phrases*"], "temperature": 2.0, "polarity": straight}
     calibration = {"conventions": {"mention": {"phrase": phrase, "company": {"sources": ["names"]}}}}
     export_bundle(
-        run, folder, name="tiny", calibration=calibration, metrics={}, card="# tiny\n", data_fingerprint="0" * 64
+        run,
+        folder,
+        name="tiny",
+        calibration=calibration,
+        metrics={},
+        card="# tiny\n",
+        data_fingerprint="0" * 64,
+        texts=[(" ".join(WORDS[start : start + 9]), [(0, 5)]) for start in range(len(WORDS) - 9)],
     )
     return folder
 

@@ -1,25 +1,29 @@
 """The last step of a training: fit what the validation split can say, judge on the test split, leave both beside the weights.
 
-Afterwards a run folder holds all that an export needs: `finish_run` writes `finished.json`, `read_finished` reads it.
+Afterwards a run folder holds all that an export needs: `finish_run` writes `finished.json` and `judged.jsonl.gz`.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from monitor.errors import Fatal
 from monitor.learning.calibrate import calibration_figures, fit_calibration, fit_conventions, softmax
 from monitor.learning.card import model_card
 from monitor.learning.metrics import classification, multilabel, polarity_figures, tag_f1
-from monitor.learning.rows import LabelledRow, counts, fingerprint, licences, splits_of
+from monitor.learning.rows import LabelledRow, counts, fingerprint, licences, read_rows, splits_of
 
-FINISHED = "finished.json"
+FINISHED, JUDGED = "finished.json", "judged.jsonl.gz"
+_JUDGED_ROWS_MAX = 2_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +105,10 @@ def finish_run(run: Path, rows: Sequence[LabelledRow]) -> Finished:
         card=card,
         data_fingerprint=identity["data"],
     )
+    judged = [row for row, at in zip(rows, sides, strict=True) if at == "valid"]
+    judged = sorted(judged, key=lambda row: sha256(row.text.encode()).digest())[:_JUDGED_ROWS_MAX]
+    with gzip.GzipFile(run / JUDGED, "wb", mtime=0) as stream:
+        stream.writelines(msgspec.json.encode(row) + b"\n" for row in judged)
     (run / FINISHED).write_text(json.dumps(asdict(finished), indent=1, sort_keys=True) + "\n", "utf-8")
     return finished
 
@@ -136,6 +144,11 @@ def read_finished(run: Path) -> Finished:
         return Finished(**json.loads(path.read_text("utf-8")))
     except (FileNotFoundError, TypeError, ValueError) as err:
         raise Fatal(f"{path}: missing or damaged; let `tapewatch train` come to its end") from err
+
+
+def read_judged(run: Path) -> list[LabelledRow]:
+    """Rows of the validation split, on which an export measures scales and compares precisions."""
+    return read_rows(run / JUDGED)
 
 
 def calibrated_figures(outputs: Mapping[str, Any], calibration: Mapping[str, Any]) -> dict[str, Any]:

@@ -63,6 +63,11 @@ class ServedModel:
         source; `serve`, all rows by the head that answers in service."""
         self._scorer, self._clean, self._spans, self._convention = scorer, clean, answer_spans, convention
 
+    @property
+    def name(self) -> str:
+        """Of the bundle, with its fingerprint."""
+        return str(self._scorer.bundle.model)
+
     def heads_of(self, source: str) -> dict[Task, Voice]:
         """Which head judges the rows of a source."""
         return {task: self._voice(task, source) for task in TASKS if task in self._scorer.bundle.heads}

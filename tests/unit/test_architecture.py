@@ -55,6 +55,8 @@ PURE = (
     "delivery/signing.py",
     "learning/metrics.py",
     "learning/evaluate.py",
+    "learning/findings.py",
+    "learning/report.py",
     "loops/core.py",
     "loops/offsets.py",
 )

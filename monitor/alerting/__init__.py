@@ -9,7 +9,7 @@ from monitor.alerting.budget import Budget, BudgetState
 from monitor.alerting.detectors import Signal, Voices, burst, divergence, drift, tone_shift
 from monitor.alerting.evidence import Reasons, Said, quote, reasons
 from monitor.alerting.lifecycle import OPENED, OpenAlert, Reason, alert_id, severity, step
-from monitor.alerting.rules import Rules, load_rules, parse_rules
+from monitor.alerting.rules import Rules, VoiceRules, load_rules, parse_rules
 
 __all__ = [
     "OPENED",
@@ -24,6 +24,7 @@ __all__ = [
     "Rules",
     "Said",
     "Signal",
+    "VoiceRules",
     "Voices",
     "alert_id",
     "burst",

@@ -25,7 +25,7 @@ from typing import NamedTuple
 _WORDS = re.compile(r"(?:https?:|[@$#])\S+|(\w+(?:[.,]\d+)*)")
 _PREFIX = re.compile(
     r"(?:(?:update|refile|corrected|correction|rpt|wrapup|exclusive|factbox|text|reg|instant view|photo advisory|breaking)"
-    r"[\s\d:-]*)+"
+    r"\b[\s\d:-]*)+"
 )
 # A number after the last tag or address is a counter that makes copies differ, not a figure.
 _COUNTER = re.compile(r"(?<=\s)(?:[@#]|https?:)\S+\s+x?\d+$")
@@ -115,6 +115,7 @@ _EMPTY = frozenset(
         ],
     )
 )
+_DENIALS = frozenset(("not", "no", "never", "denies", "deny", "denied", "false"))
 _SAME = {"bln": "billion", "mln": "million", "pct": "percent", "co": "company", "corp": "company", "inc": "company"}
 _TEXT_CHARS_MAX = 280
 _CANDIDATES_MAX = 4
@@ -128,7 +129,8 @@ class NoveltyPolicy:
     - cut or extended, min(a, b) = 0: n >= `cut_words_min` and n >= `cut_overlap` of the longer text;
     - one word replaced: n >= `edit_words_min` (in a short headline one other word is another fact);
     - rewritten in places: n >= `long_words_min`;
-    - the two last need n >= `overlap` of the longer text; where both have figures of their own, `figure_overlap`.
+    - the two last need n >= `overlap` of the longer text; where both have figures of their own, `figure_overlap`;
+    - what one of them denies is never a copy.
     """
 
     horizon_ms: int = 86_400_000
@@ -178,6 +180,8 @@ def is_copy(one: Print, other: Print, policy: NoveltyPolicy) -> bool:
     if shared < 2 or shared < 0.4 * larger:
         return False
     only_a, only_b = a - b, b - a
+    if not (_DENIALS.isdisjoint(only_a) and _DENIALS.isdisjoint(only_b)):
+        return False
     if only_a and only_b:
         forms = _same_words(only_a, only_b)
         shared += forms

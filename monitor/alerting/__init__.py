@@ -22,7 +22,7 @@ from monitor.alerting.lifecycle import (
     severity,
     step,
 )
-from monitor.alerting.rules import Rules, load_rules, parse_rules
+from monitor.alerting.rules import Rules, VoiceRules, load_rules, parse_rules
 from monitor.alerting.sources import Sources
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "Shift",
     "Signal",
     "Sources",
+    "VoiceRules",
     "Voices",
     "Weight",
     "alert_id",

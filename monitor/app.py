@@ -32,6 +32,7 @@ from monitor.telemetry import Health, Metrics, TelemetryServer
 if TYPE_CHECKING:
     from monitor.alerting import Rules
     from monitor.delivery import Receiver
+    from monitor.intake.anchors import Hold
     from monitor.intake.kafka import KafkaConfig, KafkaSink
     from monitor.linking import Watchlist
     from monitor.loops.core import PartitionCore
@@ -118,6 +119,11 @@ def kafka_config(settings: Settings, *, role: str) -> KafkaConfig:
     )
 
 
+def group_of(settings: Settings, role: str) -> str:
+    """The consumer group of a role that reads from Kafka."""
+    return f"{settings.kafka.group_prefix}-{role}"
+
+
 def receivers_of(settings: Settings) -> tuple[Receiver, ...]:
     """Each with its secrets, the current one first."""
     return tuple(_receiver(receiver) for receiver in settings.receivers)
@@ -154,6 +160,7 @@ def _run_score(settings: Settings, stop: threading.Event, clock: Clock) -> None:
     from monitor.intake.kafka import KafkaSink, KafkaSource, ensure_topics
     from monitor.linking import load_watchlist
     from monitor.loops.score import ScoreLoop, ScorePolicy
+    from monitor.store import Store
 
     with ExitStack() as stack:
         parts = Parts.start(stack, settings, "score", settings.score.telemetry_port, clock)
@@ -163,8 +170,17 @@ def _run_score(settings: Settings, stop: threading.Event, clock: Clock) -> None:
         _when_there(lambda: ensure_topics(config, topics_of(settings), create=kafka.create_topics), stop)
         if stop.is_set():
             return
+        store = _when_there(lambda: Store.open(database_url(settings)), stop)
+        if store is None:
+            return
+        stack.callback(store.close)
         source = KafkaSource(
-            config, topics=(kafka.topic_news, kafka.topic_social), group=f"{kafka.group_prefix}-score", merged=True
+            config,
+            topics=(kafka.topic_news, kafka.topic_social),
+            group=group_of(settings, "score"),
+            merged=True,
+            anchors=store,
+            on_held=parts.held,
         )
         stack.callback(source.close)
         sink = stack.enter_context(closing(KafkaResults(KafkaSink(config), settings)))
@@ -210,8 +226,10 @@ def _run_watch(settings: Settings, stop: threading.Event, clock: Clock) -> None:
         source = KafkaSource(
             config,
             topics=(kafka.topic_mentions, kafka.topic_dead_letters),
-            group=f"{kafka.group_prefix}-watch",
+            group=group_of(settings, "watch"),
             positions=lambda topic, partition: _position(store, topic, partition),
+            anchors=store,
+            on_held=parts.held,
         )
         stack.callback(source.close)
         loop = WatchLoop(
@@ -285,6 +303,15 @@ class Parts:
     def beat(self, part: str) -> None:
         self.health.beat(part, self.clock.monotonic_s())
         self.metrics.gauge("heartbeat_seconds", self.clock.now_ms() / 1000, label=part)
+
+    def held(self, held: Mapping[tuple[str, int], Hold]) -> None:
+        """Not ready while a partition waits for an operator, and a gauge that alert rules can watch."""
+        from monitor.intake.anchors import HoldReason
+
+        self.health.hold([hold.detail for hold in held.values()])
+        reasons = [hold.reason for hold in held.values()]
+        for reason in HoldReason:
+            self.metrics.gauge("held_partitions", float(reasons.count(reason)), label=str(reason))
 
 
 class KafkaResults:

@@ -15,7 +15,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -207,6 +207,7 @@ def _run_watch(settings: Settings, stop: threading.Event, clock: Clock) -> None:
     """Topic mentions → windows → alerts, in the database."""
     from monitor.alerting import load_rules
     from monitor.intake.kafka import KafkaSource, ensure_topics
+    from monitor.intake.progress import GroupProgress
     from monitor.linking import load_watchlist
     from monitor.loops.watch import WatchLoop, WatchLoopPolicy
     from monitor.store import Store
@@ -232,6 +233,14 @@ def _run_watch(settings: Settings, stop: threading.Event, clock: Clock) -> None:
             on_held=parts.held,
         )
         stack.callback(source.close)
+        progress = GroupProgress(
+            replace(config, request_timeout_ms=5_000, bootstrap_timeout_ms=5_000),
+            group=group_of(settings, "score"),
+            topics=(kafka.topic_news, kafka.topic_social),
+            clock=clock,
+            every_s=settings.watch.idle_tick_s,
+        )
+        stack.callback(progress.close)
         loop = WatchLoop(
             source=source,
             store=store,
@@ -247,6 +256,7 @@ def _run_watch(settings: Settings, stop: threading.Event, clock: Clock) -> None:
             ),
             seen=parts.beat,
             metrics=parts.metrics,
+            upstream=progress,
         )
         loop.run(stop)
 

@@ -123,6 +123,7 @@ class KafkaSource:
         self._config, self._positions = config, positions
         self._anchors, self._on_held = anchors, on_held
         self._topic_ids: dict[TopicPartition, str] = {}
+        self._unproved: dict[TopicPartition, int] = {}
         self._held: dict[TopicPartition, Hold] = {}
         self._told: dict[Partition, Hold] = {}
         self._look_again_s: dict[TopicPartition, float] = {}
@@ -160,6 +161,7 @@ class KafkaSource:
         self._check_identities()
         with self._lock:
             started = set(self._started)
+        started -= self._prove_starts(started)
         self._tell_held()
         fresh = [_raw(record) for partition, records in batches.items() if partition in started for record in records]
         return fresh if self._merge is None else self._merged(self._merge, fresh, started, messages_max)
@@ -218,14 +220,22 @@ class KafkaSource:
             raise Retryable(f"kafka {self._config.bootstrap_servers}: commit: {type(err).__name__}: {err}") from err
 
     def lag(self) -> dict[Partition, int]:
-        """Messages between our position and the end, per started partition; raises Retryable."""
+        """Messages between our position and the end, per started partition, and at least one while nothing was fetched yet.
+
+        Raises Retryable.
+        """
         with self._lock:
             started = sorted(self._started)
         try:
             ends = self._consumer.end_offsets(started) if started else {}
-            return {(p.topic, p.partition): end - self._consumer.position(p) for p, end in ends.items()}
+            return {(p.topic, p.partition): self._behind(p, end) for p, end in ends.items()}
         except KafkaError as err:
             raise Retryable(f"kafka {self._config.bootstrap_servers}: {type(err).__name__}: {err}") from err
+
+    def _behind(self, partition: TopicPartition, end: int) -> int:
+        fetched_end = self._consumer.highwater(partition)
+        behind = max(end, fetched_end or 0) - self._consumer.position(partition)
+        return int(behind if fetched_end is not None else max(1, behind))
 
     def close(self) -> None:
         self._consumer.close()
@@ -322,17 +332,18 @@ class KafkaSource:
             stored = self._consumer.committed(partition)
         start = self._first(partition) if stored is None else int(stored)
         first = self._consumer.beginning_offsets([partition])[partition]
-        end = self._consumer.end_offsets([partition])[partition]
         if start < first:
             raise Refused(_expired(partition, start, first))
-        if start > end:
-            raise Refused(_beyond(partition, start, end))
+        held = self._held.get(partition)
+        if held is not None and held.reason is HoldReason.BEYOND_THE_END and start > self._end(partition):
+            raise Refused(held)
         if self._positions is None and (accepted is not None or stored is None):
             # Whoever comes next starts here as well, and whoever asks how far the group is gets an answer.
             self._consumer.commit({partition: OffsetAndMetadata(start, "", -1)})
         if partition not in self._topic_ids:
             self._drop_anchor(partition, anchor, topic_id)
         self._topic_ids[partition] = topic_id
+        self._unproved[partition] = start
         return start
 
     def _anchor(self, partition: TopicPartition) -> Anchor | None:
@@ -357,6 +368,10 @@ class KafkaSource:
         found = self._consumer._client.cluster.topic_id(topic)
         return str(found) if found is not None and found.int else ""
 
+    def _end(self, partition: TopicPartition) -> int:
+        """The embedded broker answers with the start of its last batch plus one; what it says with a fetch is right."""
+        return max(int(self._consumer.end_offsets([partition])[partition]), self._consumer.highwater(partition) or 0)
+
     def _first(self, partition: TopicPartition) -> int:
         """Where a group starts that has never read this partition. One that was added later is new, and read whole."""
         if self._config.first_offset == "earliest":
@@ -377,6 +392,22 @@ class KafkaSource:
             if known and told and known != told:
                 self._refuse(partition, _recreated(partition, known, told))
 
+    def _prove_starts(self, started: set[TopicPartition]) -> set[TopicPartition]:
+        """A start beyond the end shows at the first fetch; returns those that are refused."""
+        refused = set()
+        for partition, start in list(self._unproved.items()):
+            if partition not in started:
+                self._unproved.pop(partition, None)
+                continue
+            end = self._consumer.highwater(partition)
+            if end is None:
+                continue
+            self._unproved.pop(partition, None)
+            if end < start:
+                self._refuse(partition, _beyond(partition, start, end))
+                refused.add(partition)
+        return refused
+
     def _refuse_out_of_range(self, err: OffsetOutOfRangeError | LogTruncationError) -> None:
         told = err.args[0] if err.args and isinstance(err.args[0], dict) else getattr(err, "divergent_offsets", {})
         for partition in told:
@@ -386,7 +417,7 @@ class KafkaSource:
             try:
                 at = self._consumer.position(partition)
                 first = self._consumer.beginning_offsets([partition])[partition]
-                end = self._consumer.end_offsets([partition])[partition]
+                end = self._end(partition)
             except KafkaError as away:
                 raise Retryable(f"kafka {self._config.bootstrap_servers}: {type(away).__name__}: {away}") from away
             self._refuse(partition, _expired(partition, at, first) if at < first else _beyond(partition, at, end))

@@ -16,9 +16,11 @@ from kafka.future import Future
 from kafka.structs import TopicPartition
 
 from monitor.broker import free_port
+from monitor.clock import ManualClock
 from monitor.errors import Fatal, Retryable
 from monitor.intake.anchors import Hold, HoldReason
 from monitor.intake.kafka import KafkaConfig, KafkaSink, KafkaSource, Partition, RawMessage, ensure_topics
+from monitor.intake.progress import GroupProgress
 from monitor.store import Store
 from tests.kafka_broker import ApacheKafka
 
@@ -337,3 +339,43 @@ def test_a_coordinator_that_is_never_found_is_asked_for_anew(config: KafkaConfig
     seen = read_until(source, lambda seen: len(seen) >= 10)
     source.close()
     assert sorted(int(m.value or b"") for m in seen) == list(range(10))
+
+
+def test_how_far_a_group_is_told_in_wall_time(config: KafkaConfig, topic: str) -> None:
+    """A message is worked off when an offset behind it is committed; a busy partition counts as far as it had come."""
+    clock = ManualClock(1_000)
+    source = KafkaSource(config, topics=[topic], group=f"g-{topic}")
+    progress = GroupProgress(config, group=f"g-{topic}", topics=[topic], clock=clock, every_s=1.0)
+
+    def asked_at(now_ms: int) -> dict[str, int]:
+        clock.advance((now_ms - clock.now_ms()) / 1000)
+        return dict(progress())
+
+    assert asked_at(2_000) == {f"{topic}/0": 2_000, f"{topic}/1": 2_000}, "nothing was ever sent"
+    sink = KafkaSink(config)
+
+    def send(count: int) -> None:
+        for number in range(count):
+            sink.send(topic, key=b"k%d" % number, value=b"v")
+            sink.flush()
+
+    send(20)
+    assert asked_at(4_000) == {f"{topic}/0": 2_000, f"{topic}/1": 2_000}, "twenty wait"
+    seen = read_until(source, lambda seen: len(seen) >= 20)
+    ends = {(topic, p): 1 + max(m.place.offset for m in seen if m.place.partition == p) for p in (0, 1)}
+    source.commit({(topic, 0): ends[topic, 0], (topic, 1): 1})
+    assert asked_at(6_000) == {f"{topic}/0": 6_000, f"{topic}/1": 2_000}
+    send(20)
+    source.commit(ends)
+    assert asked_at(8_000) == {f"{topic}/0": 6_000, f"{topic}/1": 4_000}, "/1 has what was there at 4_000"
+    assert asked_at(8_500) == {f"{topic}/0": 6_000, f"{topic}/1": 4_000}, "not asked again so soon"
+    for each in (sink, source, progress):
+        each.close()
+
+
+def test_a_broker_that_is_away_lets_nobody_get_further() -> None:
+    config = KafkaConfig(
+        bootstrap_servers=f"127.0.0.1:{free_port()}", request_timeout_ms=1_000, bootstrap_timeout_ms=1_000
+    )
+    progress = GroupProgress(config, group="g", topics=["t"], clock=ManualClock(1_000))
+    assert progress() == {}

@@ -165,11 +165,15 @@ class WatchLoop:
         policy: WatchLoopPolicy,
         seen: Callable[[str], None] = lambda _beat: None,
         metrics: Metrics | None = None,
+        upstream: Callable[[], Mapping[str, int]] | None = None,
     ) -> None:
+        """`upstream`: raw partition → wall time (ms) until which all its mentions are in our topic; see `_idle`."""
         self._source, self._store, self._cores = source, store, cores
         self._receivers, self._topic = receivers, topic_mentions
         self._clock, self._policy, self._seen = clock, policy, seen
         self._metrics = metrics or Metrics()
+        self._upstream = upstream
+        self._settled: Mapping[str, int] = {}
         self._purge_at_s = 0.0
         self._steps = WallSteps(clock)
         self._lag = LagGauge(clock, self._metrics)
@@ -182,6 +186,8 @@ class WatchLoop:
             self._owned.pop(partition, None)
         messages = self._source.poll(self._policy.batch_mentions_max, self._policy.poll_ms)
         self._seen("poll")
+        if self._upstream is not None:
+            self._settled = self._upstream()
         batches: dict[Partition, list[Message]] = {}
         for message in messages:
             batches.setdefault((message.place.topic, message.place.partition), []).append(message)
@@ -247,8 +253,15 @@ class WatchLoop:
                 return
         now_ms, steady_ms = self._steps.latest_ms(), round(1000 * self._clock.monotonic_s())
         fresh, letters = self._gather(batch)
+        owned.core.settle(self._settled)
         fates = {m.id: owned.core.take(m, origin=origin, now_ms=now_ms, steady_ms=steady_ms) for m, origin in fresh}
-        outcome = owned.core.advance() if batch else owned.core.tick(steady_ms, drained=True)
+        silent_until_ms = self._silent_until_ms(steady_ms)
+        if batch:
+            outcome = owned.core.advance()
+        elif silent_until_ms:
+            outcome = owned.core.tick(silent_until_ms, drained=True)
+        else:
+            outcome = Outcome()
         owned.active_s = self._clock.monotonic_s()
         following = batch[-1].place.offset + 1 if batch else owned.stored
         if following is None or not (batch or _changed(outcome)):
@@ -358,7 +371,10 @@ class WatchLoop:
         self._source.commit({partition: following})
 
     def _idle(self) -> list[Partition]:
-        """Partitions of ours in which event time must be moved on, because nobody speaks and nothing waits."""
+        """Partitions of ours in which event time must be moved on, because nobody speaks and nothing waits.
+
+        Nothing waits when our own topic is read to its end, asked after `score` was: it goes on only as far as `score` is.
+        """
         now_s = self._clock.monotonic_s()
         for partition in self._source.assignment():
             if partition[0] == self._topic and partition not in self._owned:
@@ -368,6 +384,10 @@ class WatchLoop:
             return []
         lag = self._source.lag()
         return [partition for partition in quiet if lag.get(partition, 1) <= 0]
+
+    def _silent_until_ms(self, steady_ms: int) -> int:
+        """Silence counts only as far as every raw partition has been judged; 0 while that is not known."""
+        return min(self._settled.values(), default=steady_ms if self._upstream is None else 0)
 
 
 def decode_mention(message: Message) -> ScoredMention:

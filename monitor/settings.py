@@ -113,6 +113,7 @@ class ReceiverSettings(Section):
     allow_http: bool = False
     allow_private: bool = False
     min_severity: Literal["low", "medium", "high", "critical"] = "low"
+    topics: Annotated[tuple[Literal["alerts", "operator"], ...], Field(min_length=1)] = ("alerts", "operator")
     timeout_s: Seconds = 10.0
 
     def address(self) -> str:

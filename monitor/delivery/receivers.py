@@ -8,6 +8,7 @@ from typing import Literal
 from monitor.records import Alert
 
 Severity = Literal["low", "medium", "high", "critical"]
+Topic = Literal["alerts", "operator"]
 _ORDER = ("low", "medium", "high", "critical")
 
 
@@ -21,8 +22,13 @@ class Receiver:
     allow_http: bool = False
     allow_private: bool = False
     min_severity: Severity = "low"
+    topics: tuple[Topic, ...] = ("alerts", "operator")
     timeout_s: float = 10.0
 
     def wants(self, alert: Alert, /) -> bool:
         """Is the alert severe enough for this receiver?"""
         return _ORDER.index(alert.severity) >= _ORDER.index(self.min_severity)
+
+    def hears(self, topic: Topic, severity: Severity, /) -> bool:
+        """Does it take this kind of message, and one as severe as this?"""
+        return topic in self.topics and _ORDER.index(severity) >= _ORDER.index(self.min_severity)

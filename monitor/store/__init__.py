@@ -6,9 +6,13 @@ from monitor.store.rows import (
     ReceiverState,
     StoredBucket,
     StoredDeadLetter,
+    StoredDecision,
     StoredDelivery,
+    StoredMark,
     StoredPartition,
+    StoredSilence,
     StoredTransition,
+    WaitingStep,
 )
 from monitor.store.store import Store
 from monitor.store.watching import WatchTransaction, delivery_id
@@ -20,9 +24,13 @@ __all__ = [
     "Store",
     "StoredBucket",
     "StoredDeadLetter",
+    "StoredDecision",
     "StoredDelivery",
+    "StoredMark",
     "StoredPartition",
+    "StoredSilence",
     "StoredTransition",
+    "WaitingStep",
     "WatchTransaction",
     "delivery_id",
 ]

@@ -48,6 +48,8 @@ PURE = (
     "alerting/evidence.py",
     "alerting/lifecycle.py",
     "alerting/levels.py",
+    "alerting/paging.py",
+    "alerting/silences.py",
     "alerting/sources.py",
     "alerting/brief.py",
     "delivery/signing.py",

@@ -99,7 +99,6 @@ def build(store: Store, **policy: int) -> tuple[WatchLoop, FakeSource, ManualClo
         source=source,
         store=store,
         cores=CoreMaker(rules=RULES, names={}, partitions=1),
-        receivers=[],
         topic_mentions=PARTITION[0],
         clock=clock,
         policy=WatchLoopPolicy(**policy),

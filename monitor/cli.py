@@ -15,6 +15,7 @@ import msgspec
 import typer
 
 from monitor import __version__
+from monitor.commands import desk
 from monitor.errors import Fatal, TapewatchError
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ bench = typer.Typer(no_args_is_help=True, help="Benchmarks, each within one run.
 app.add_typer(dead_letters, name="dead-letters")
 app.add_typer(deliveries, name="deliveries")
 app.add_typer(bench, name="bench")
+app.add_typer(desk.silences, name="silences")
+app.add_typer(desk.alerts, name="alerts")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")]
 ConfigOption = Annotated[Path, typer.Option("--config", help="The TOML file.")]

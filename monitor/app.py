@@ -260,13 +260,14 @@ def _run_watch(settings: Settings, stop: threading.Event, clock: Clock, notifier
     from monitor.intake.kafka import KafkaSource, ensure_topics
     from monitor.intake.progress import GroupProgress
     from monitor.linking import load_watchlist
+    from monitor.loops.paging import Paging
     from monitor.loops.watch import WatchLoop, WatchLoopPolicy
     from monitor.store import Store
 
     with ExitStack() as stack:
         parts = Parts.start(stack, settings, "watch", settings.watch.telemetry_port, clock, notifier)
         rules = load_rules(settings.rules.path)
-        names = load_watchlist(settings.watchlist.path).names()
+        watchlist = load_watchlist(settings.watchlist.path)
         store = _when_there(lambda: Store.open(database_url(settings)), stop)
         if store is None:
             return
@@ -295,8 +296,16 @@ def _run_watch(settings: Settings, stop: threading.Event, clock: Clock, notifier
         loop = WatchLoop(
             source=source,
             store=store,
-            cores=CoreMaker(rules=rules, names=names, partitions=kafka.partitions),
-            receivers=receivers_of(settings),
+            cores=CoreMaker(rules=rules, names=watchlist.names(), partitions=kafka.partitions),
+            paging=Paging(
+                store=store,
+                rules=rules,
+                sectors={company.symbol: company.sector for company in watchlist.companies},
+                receivers=receivers_of(settings),
+                topic_mentions=kafka.topic_mentions,
+                clock=clock,
+                metrics=parts.metrics,
+            ),
             topic_mentions=kafka.topic_mentions,
             clock=clock,
             policy=WatchLoopPolicy(
@@ -639,6 +648,7 @@ def _receiver(settings: ReceiverSettings) -> Receiver:
         allow_networks=settings.allow_networks,
         ca_file=settings.ca_file,
         min_severity=settings.min_severity,
+        topics=settings.topics,
         timeout_s=settings.timeout_s,
     )
 

@@ -15,6 +15,7 @@ import msgspec
 import typer
 
 from monitor import __version__
+from monitor.commands import desk
 from monitor.errors import Fatal, TapewatchError
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ app.add_typer(deliveries, name="deliveries")
 app.add_typer(bench, name="bench")
 offsets = typer.Typer(no_args_is_help=True, help="Where the roles stand in their topics, and what is refused.")
 app.add_typer(offsets, name="offsets")
+app.add_typer(desk.silences, name="silences")
+app.add_typer(desk.alerts, name="alerts")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")]
 ConfigOption = Annotated[Path, typer.Option("--config", help="The TOML file.")]

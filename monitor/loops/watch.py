@@ -23,7 +23,7 @@ from monitor.loops.core import Fate, Outcome, PartitionCore
 from monitor.loops.lag import LagGauge
 from monitor.loops.offsets import Partition
 from monitor.loops.score import Message
-from monitor.records import AlertTransition, DeadLetter, ScoredMention
+from monitor.records import AlertTransition, DeadLetter, ScoredMention, Suppression
 from monitor.telemetry import Metrics
 
 log = structlog.get_logger()
@@ -70,9 +70,8 @@ class Transaction(Protocol):
     ) -> set[str]: ...
     def upsert_buckets(self, rows: Iterable[Any]) -> None: ...
     def save_entity_states(self, states: Mapping[str, bytes], *, partition: int, at_ms: int) -> None: ...
-    def record_transitions(
-        self, transitions: Iterable[AlertTransition], receivers: Sequence[Any], *, now_ms: int
-    ) -> int: ...
+    def record_transitions(self, transitions: Iterable[AlertTransition]) -> int: ...
+    def keep_suppressions(self, suppressions: Iterable[Suppression]) -> None: ...
     def keep_dead_letter(self, letter: DeadLetter) -> None: ...
 
 
@@ -85,6 +84,12 @@ class Store(Protocol):
     def known_mentions(self, ids: Collection[str]) -> set[str]: ...
     def transaction(self) -> AbstractContextManager[Transaction]: ...
     def purge(self, before_ms: int, *, rows_max: int) -> int: ...
+
+
+class Pages(Protocol):
+    """Decides who is to hear of the steps that alerts have taken; see paging.py."""
+
+    def turn(self, *, hurry: bool = False) -> int: ...
 
 
 class CoreFactory(Protocol):
@@ -159,7 +164,7 @@ class WatchLoop:
         source: Source,
         store: Store,
         cores: CoreFactory,
-        receivers: Sequence[Any],
+        paging: Pages | None = None,
         topic_mentions: str,
         clock: Clock,
         policy: WatchLoopPolicy,
@@ -169,7 +174,7 @@ class WatchLoop:
     ) -> None:
         """`upstream`: raw partition → wall time (ms) until which all its mentions are in our topic; see `_idle`."""
         self._source, self._store, self._cores = source, store, cores
-        self._receivers, self._topic = receivers, topic_mentions
+        self._paging, self._topic = paging, topic_mentions
         self._clock, self._policy, self._seen = clock, policy, seen
         self._metrics = metrics or Metrics()
         self._upstream = upstream
@@ -184,6 +189,7 @@ class WatchLoop:
         """One step; returns how many messages moved. Raises Retryable when the database or the broker was not there."""
         for partition in self._source.lost():
             self._owned.pop(partition, None)
+        stepped = self.counts.transitions
         messages = self._source.poll(self._policy.batch_mentions_max, self._policy.poll_ms)
         self._seen("poll")
         if self._upstream is not None:
@@ -195,6 +201,8 @@ class WatchLoop:
         failures += [failure for partition in self._idle() if (failure := self._attempt(partition, []))]
         if failures:
             raise failures[0]
+        if self._paging is not None:
+            self._paging.turn(hurry=self.counts.transitions > stepped)
         self._purge()
         self._lag.measure(self._source.lag)
         return len(messages)
@@ -313,7 +321,8 @@ class WatchLoop:
                 transaction.keep_dead_letter(letter)
             transaction.upsert_buckets(change.outcome.buckets)
             transaction.save_entity_states(change.outcome.entity_states, partition=partition[1], at_ms=now_ms)
-            transaction.record_transitions(change.outcome.transitions, self._receivers, now_ms=now_ms)
+            transaction.record_transitions(change.outcome.transitions)
+            transaction.keep_suppressions(change.outcome.suppressed)
         self._seen("database")
         self._metrics.observe("watch_transaction_seconds", self._clock.monotonic_s() - started_s)
         if owned.core.watermark_ms is not None:
@@ -424,4 +433,4 @@ def _origin(message: Message) -> str:
 
 
 def _changed(outcome: Outcome) -> bool:
-    return bool(outcome.buckets or outcome.entity_states or outcome.transitions)
+    return bool(outcome.buckets or outcome.entity_states or outcome.transitions or outcome.suppressed)

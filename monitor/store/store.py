@@ -15,13 +15,14 @@ from monitor.store.attempts import Attempts
 from monitor.store.engine import WRITING, engine_for, translated
 from monitor.store.migrate import migrate
 from monitor.store.outbox import Outbox
+from monitor.store.paging import Paging
 from monitor.store.rows import Counts, StoredBucket, StoredDeadLetter, StoredPartition, StoredTransition
 from monitor.store.watching import WatchTransaction, chunks, count
 
 _Headers = tuple[tuple[str, bytes], ...]
 
 
-class Store(Outbox, Attempts, TopicAnchors):
+class Store(Outbox, Paging, Attempts, TopicAnchors):
     """Opened once a process; safe to use from several threads. Raises Retryable, Fenced or Fatal."""
 
     def __init__(self, engine: Engine) -> None:

@@ -101,7 +101,6 @@ def build(
         source=source,
         store=store,
         cores=CoreMaker(rules=RULES, names={}, partitions=1),
-        receivers=[],
         topic_mentions=PARTITION[0],
         clock=clock,
         policy=WatchLoopPolicy(**policy),

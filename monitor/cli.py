@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -83,6 +84,10 @@ def run(
     with _stopped_by_signals() as stop, _reloaded_by_signal() as reload:
         orders = Orders(stop, reload)
         code = run_all(settings, config, orders) if role is None else run_role(settings, role, config, orders)
+    if any(thread.name.startswith("model") for thread in threading.enumerate()):
+        # Everything is closed. A batch in the runtime's native code can't be stopped, and Python would wait for it.
+        sys.stderr.flush()
+        os._exit(code)
     raise typer.Exit(code)
 
 

@@ -16,6 +16,7 @@ import msgspec
 import typer
 
 from monitor import __version__
+from monitor.commands.models import models
 from monitor.errors import Fatal, TapewatchError
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ bench = typer.Typer(no_args_is_help=True, help="Benchmarks, each within one run.
 app.add_typer(dead_letters, name="dead-letters")
 app.add_typer(deliveries, name="deliveries")
 app.add_typer(bench, name="bench")
+app.add_typer(models, name="models")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")]
 ConfigOption = Annotated[Path, typer.Option("--config", help="The TOML file.")]

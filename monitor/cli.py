@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -16,6 +17,7 @@ import typer
 
 from monitor import __version__
 from monitor.commands import desk
+from monitor.commands.models import models
 from monitor.errors import Fatal, TapewatchError
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ offsets = typer.Typer(no_args_is_help=True, help="Where the roles stand in their
 app.add_typer(offsets, name="offsets")
 app.add_typer(desk.silences, name="silences")
 app.add_typer(desk.alerts, name="alerts")
+app.add_typer(models, name="models")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")]
 ConfigOption = Annotated[Path, typer.Option("--config", help="The TOML file.")]
@@ -88,6 +91,10 @@ def run(
     with _stopped_by_signals() as stop, _reloaded_by_signal() as reload:
         orders = Orders(stop, reload)
         code = run_all(settings, config, orders) if role is None else run_role(settings, role, config, orders)
+    if any(thread.name.startswith("model") for thread in threading.enumerate()):
+        # Everything is closed. A batch in the runtime's native code can't be stopped, and Python would wait for it.
+        sys.stderr.flush()
+        os._exit(code)
     raise typer.Exit(code)
 
 

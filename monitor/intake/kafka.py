@@ -631,7 +631,10 @@ def _connect(make: Callable[[], Client], config: KafkaConfig) -> Client:
     try:
         return make()
     except (OSError, KafkaError) as err:
-        raise Retryable(f"kafka {config.bootstrap_servers}: no broker answers ({type(err).__name__})") from err
+        refused = (
+            "" if config.security_protocol == "PLAINTEXT" else ", or it refused certificate, name, user or password"
+        )
+        raise Retryable(f"kafka {config.bootstrap_servers}: no broker answers ({type(err).__name__}){refused}") from err
 
 
 def _unpark(consumer: Any) -> None:

@@ -221,10 +221,15 @@ class ScoreLoop:
         self._source.restart(partitions)
 
     def drain(self, drain_s: float) -> None:
-        """Score what was read already; give up at the deadline, committing only what was acknowledged."""
-        give_up_s = self._clock.monotonic_s() + drain_s
+        """Score what was read already, as far as the time goes: batches are begun in its first part only, and the last part
+        belongs to the broker's acknowledgement. What is left is not committed, and read again by whoever comes next."""
+        now_s = self._clock.monotonic_s()
+        begin_until_s, give_up_s = now_s + 0.4 * drain_s, now_s + 0.7 * drain_s
         while (self._waiting or self._halves or self._running) and self._clock.monotonic_s() < give_up_s:
-            self._start_batches(force=True)
+            if self._clock.monotonic_s() < begin_until_s:
+                self._start_batches(force=True)
+            elif not self._running:
+                break
             self._collect(block=True)
         self._commit()
         if self._attempts:

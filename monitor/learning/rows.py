@@ -18,6 +18,7 @@ from monitor.errors import Fatal
 from monitor.records import LABELS, Record
 
 Split = Literal["train", "valid", "test", "left_out"]
+GENERATED = "generated"  # the source of rows that `augment` writes
 _TEXT_CHARS_MAX = 20_000
 _NOISE = re.compile(r"https?://\S+|[$#@]\w+|\d[\d.,]*")
 _WORDS = re.compile(r"[^\W_]+")
@@ -58,8 +59,9 @@ class LabelledRow(Record, frozen=True, kw_only=True):
 
     @property
     def soft(self) -> bool:
-        """Labelled by a teacher, not by people: it trains, and judges nothing."""
-        return self.probabilities is not None or any(m.probabilities is not None for m in self.mentions)
+        """Labelled by a teacher, or written by our own grammar: it trains, and judges nothing."""
+        by_teacher = self.probabilities is not None or any(m.probabilities is not None for m in self.mentions)
+        return by_teacher or self.source == GENERATED
 
 
 def read_rows(path: Path, *, faults_max: int = 20) -> list[LabelledRow]:
@@ -121,8 +123,8 @@ def groups_of(rows: Sequence[LabelledRow], *, jaccard: float = 0.6) -> list[int]
 def splits_of(rows: Sequence[LabelledRow], *, valid_percent: int = 10, test_percent: int = 10) -> list[Split]:
     """Split by text: the hash of a group's smallest text decides, so that more data moves as few rows as possible.
 
-    A teacher's rows are trained on, unless they are near-duplicates of what validates or tests: those are left out. They
-    never change where a row of people's labels stands.
+    Rows of a teacher or of our own grammar are trained on, unless they are near-duplicates of what validates or tests: those
+    are left out. They never change where a row of people's labels stands.
     """
     hard = [row for row in rows if not row.soft]
     groups = groups_of(hard)

@@ -73,14 +73,16 @@ def run(
         str | None, typer.Option("--role", help="score | watch | deliver; all of them if left out.")
     ] = None,
 ) -> None:
-    """Run the service: one role, or all under one supervisor."""
+    """Run the service: one role, or all under one supervisor. SIGTERM ends it in order, SIGHUP reads the file again."""
     from monitor.app import run_all, run_role
+    from monitor.service import Orders
     from monitor.settings import load_settings
 
     settings = load_settings(config)
     _logs(settings)
-    with _stopped_by_signals() as stop:
-        code = run_all(settings, config, stop) if role is None else run_role(settings, role, stop)
+    with _stopped_by_signals() as stop, _reloaded_by_signal() as reload:
+        orders = Orders(stop, reload)
+        code = run_all(settings, config, orders) if role is None else run_role(settings, role, config, orders)
     raise typer.Exit(code)
 
 
@@ -520,32 +522,48 @@ def replay_dead_letters(
 def list_deliveries(
     config: ConfigOption = DEFAULT_CONFIG,
     status: Annotated[str | None, typer.Option(help="pending | delivered | failed | disabled")] = None,
+    receiver: Annotated[str | None, typer.Option(help="Only those for this receiver.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000)] = 50,
     as_json: JsonOption = False,
 ) -> None:
-    """The newest rows of the outbox."""
+    """The newest rows of the outbox, and which receivers rest or are disabled."""
+    from monitor.clock import SystemClock
+
     with _store(config) as (_, store):
-        rows = store.deliveries(limit=limit, status=status)
+        rows = store.deliveries(limit=limit, status=status, receiver=receiver)
+        states = store.receiver_states()
     if as_json:
-        _print_json({"deliveries": rows})
+        _print_json({"deliveries": rows, "receivers": states})
         return
     for row in rows:
         error = f"  {_visible(row.last_error, 120)}" if row.last_error else ""
         typer.echo(f"{row.id}  {row.receiver}  {row.change}  {row.status}  {row.attempts} tries{error}")
     typer.echo(f"{len(rows)} deliveries")
+    for state in states:
+        if state.disabled_at_ms is not None:
+            why = _visible(state.disabled_reason or "", 120)
+            typer.echo(
+                f"{state.name}: disabled since {_time(state.disabled_at_ms)}, {why}; `deliveries retry` enables it"
+            )
+        elif state.open_until_ms is not None and state.open_until_ms > SystemClock().now_ms():
+            typer.echo(f"{state.name}: rests until {_time(state.open_until_ms)}, {state.consecutive_failures} failures")
 
 
 @deliveries.command("retry")
 def retry_deliveries(
-    ids: Annotated[list[str], typer.Argument(help="Ids from `deliveries list`.")],
+    ids: Annotated[list[str] | None, typer.Argument(help="Ids from `deliveries list`.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All that failed or are disabled.")] = False,
+    receiver: Annotated[str | None, typer.Option(help="With --all: only those for this receiver.")] = None,
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
 ) -> None:
-    """Try failed or disabled deliveries again, at once and with the same id."""
+    """Try failed or disabled deliveries again, at once and with the same id; their receivers are enabled."""
     from monitor.clock import SystemClock
 
+    if bool(ids) == every or (receiver is not None and not every):
+        raise Fatal("deliveries retry: name ids from `deliveries list`, or say --all, with or without --receiver")
     with _store(config) as (_, store):
-        count = store.retry_deliveries(ids, now_ms=SystemClock().now_ms())
+        count = store.retry_deliveries(None if every else ids, now_ms=SystemClock().now_ms(), receiver=receiver)
     _print_json({"retried": count}) if as_json else typer.echo(f"{count} deliveries will be tried again")
     if not count:
         raise typer.Exit(1)
@@ -583,6 +601,16 @@ def _stopped_by_signals() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _reloaded_by_signal() -> Iterator[threading.Event]:
+    reload = threading.Event()
+    before = signal.signal(signal.SIGHUP, lambda _number, _frame: reload.set())
+    try:
+        yield reload
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @contextmanager
@@ -639,9 +667,10 @@ def _show(result: dict[str, Any], as_json: bool) -> None:
 
 
 def _logs(settings: Settings) -> None:
+    from monitor.app import secrets_of
     from monitor.telemetry import configure_logs
 
-    configure_logs(settings.telemetry.log_format, settings.telemetry.log_level)
+    configure_logs(settings.telemetry.log_format, settings.telemetry.log_level, secrets=secrets_of(settings))
 
 
 def _print_json(value: Any) -> None:

@@ -58,6 +58,7 @@ class KafkaConfig:
     sasl_mechanism: str | None = None
     sasl_username: str | None = None
     sasl_password: str | None = field(default=None, repr=False)
+    ssl_password: str | None = field(default=None, repr=False)
     request_timeout_ms: int = 30_000
     bootstrap_timeout_ms: int = 10_000
     settle_ms: int = 250
@@ -76,6 +77,7 @@ class KafkaConfig:
             "ssl_cafile": self.ssl_cafile,
             "ssl_certfile": self.ssl_certfile,
             "ssl_keyfile": self.ssl_keyfile,
+            "ssl_password": self.ssl_password,
             "sasl_mechanism": self.sasl_mechanism,
             "sasl_plain_username": self.sasl_username,
             "sasl_plain_password": self.sasl_password,
@@ -257,7 +259,10 @@ class KafkaSource:
 
     def _start_assigned(self) -> None:
         with self._lock:
-            assigned, self._assigned = self._assigned, []
+            # One that went and came back is held until its loss was told: what is read of it now would be dropped as lost.
+            untold = [p for p in self._assigned if (p.topic, p.partition) in self._lost]
+            assigned = [p for p in self._assigned if p not in untold]
+            self._assigned = untold
         for partition in assigned:
             try:
                 self._consumer.seek(partition, self._start(partition))

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import msgspec
 import structlog
 
-from monitor.clock import Clock
+from monitor.clock import Clock, WallSteps
 from monitor.errors import Fenced, Rejectable, Retryable
 from monitor.loops.core import Fate, Outcome, PartitionCore
 from monitor.loops.lag import LagGauge
@@ -84,7 +84,7 @@ class Store(Protocol):
     def mentions_since(self, partition: int, published_at_ms: int) -> Iterable[ScoredMention]: ...
     def known_mentions(self, ids: Collection[str]) -> set[str]: ...
     def transaction(self) -> AbstractContextManager[Transaction]: ...
-    def purge(self, before_ms: int) -> int: ...
+    def purge(self, before_ms: int, *, rows_max: int) -> int: ...
 
 
 class CoreFactory(Protocol):
@@ -105,13 +105,19 @@ class CoreFactory(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchLoopPolicy:
-    """`idle_tick_s`: how often event time is moved on in a partition in which nobody speaks."""
+    """`idle_tick_s`: how often event time is moved on in a partition in which nobody speaks.
+
+    A purge takes at most `purge_rows_max` rows of a table, so that it never holds the database for long; when that was
+    not all, it goes on after `purge_again_s`.
+    """
 
     batch_mentions_max: int = 1_000
     poll_ms: int = 200
     idle_tick_s: float = 5.0
     retention_ms: int = 90 * 86_400_000
     purge_every_s: float = 3_600.0
+    purge_again_s: float = 5.0
+    purge_rows_max: int = 10_000
 
 
 @dataclass(slots=True, kw_only=True)
@@ -165,6 +171,7 @@ class WatchLoop:
         self._clock, self._policy, self._seen = clock, policy, seen
         self._metrics = metrics or Metrics()
         self._purge_at_s = 0.0
+        self._steps = WallSteps(clock)
         self._lag = LagGauge(clock, self._metrics)
         self._owned: dict[Partition, _Owned] = {}
         self.counts = WatchCounts()
@@ -192,8 +199,9 @@ class WatchLoop:
         reached = [at_ms for at_ms in self.watermarks().values() if at_ms is not None]
         if now_s < self._purge_at_s or not reached:
             return
-        self._purge_at_s = now_s + self._policy.purge_every_s
-        gone = self._store.purge(min(reached) - self._policy.retention_ms)
+        policy = self._policy
+        gone = self._store.purge(min(reached) - policy.retention_ms, rows_max=policy.purge_rows_max)
+        self._purge_at_s = now_s + (policy.purge_every_s if gone < policy.purge_rows_max else policy.purge_again_s)
         if gone:
             log.info("watch.purged", rows=gone)
 
@@ -232,10 +240,15 @@ class WatchLoop:
     def _fold(self, partition: Partition, batch: list[Message]) -> None:
         """Gather, decide, apply: everything that this batch changes, in one transaction."""
         owned = self._owned.get(partition) or self._restore(partition)
-        now_ms = self._clock.now_ms()
-        fresh, letters = self._gather(owned, batch)
-        fates = {m.id: owned.core.take(m, origin=origin, now_ms=now_ms) for m, origin in fresh}
-        outcome = owned.core.advance() if batch else owned.core.tick(now_ms, drained=True)
+        if batch and owned.stored is not None:
+            # Behind the stored position: fetched before a seek took effect. The offset must never go back.
+            batch = [message for message in batch if message.place.offset >= owned.stored]
+            if not batch:
+                return
+        now_ms, steady_ms = self._steps.latest_ms(), round(1000 * self._clock.monotonic_s())
+        fresh, letters = self._gather(batch)
+        fates = {m.id: owned.core.take(m, origin=origin, now_ms=now_ms, steady_ms=steady_ms) for m, origin in fresh}
+        outcome = owned.core.advance() if batch else owned.core.tick(steady_ms, drained=True)
         owned.active_s = self._clock.monotonic_s()
         following = batch[-1].place.offset + 1 if batch else owned.stored
         if following is None or not (batch or _changed(outcome)):
@@ -293,13 +306,11 @@ class WatchLoop:
         if owned.core.watermark_ms is not None:
             self._metrics.gauge("watch_watermark_seconds", owned.core.watermark_ms / 1000, label=str(partition[1]))
 
-    def _gather(self, owned: _Owned, batch: list[Message]) -> tuple[list[tuple[ScoredMention, str]], list[DeadLetter]]:
+    def _gather(self, batch: list[Message]) -> tuple[list[tuple[ScoredMention, str]], list[DeadLetter]]:
         """Decode, leave out what is stored or twice in the batch, quarantine what is no mention."""
         decoded: dict[str, tuple[ScoredMention, str]] = {}
         letters = []
         for message in batch:
-            if owned.stored is not None and message.place.offset < owned.stored:
-                continue  # behind the stored position: fetched before a seek took effect
             try:
                 mention = decode_mention(message)
             except Rejectable as err:

@@ -183,3 +183,12 @@ attempts = Table(
     Column("offset", BigInteger, primary_key=True, autoincrement=False),
     Column("count", Integer, nullable=False),
 )
+
+reaches = Table(
+    "reaches",
+    metadata,
+    Column("topic", Text, primary_key=True),
+    Column("partition", Integer, primary_key=True, autoincrement=False),
+    Column("owner", Text, nullable=False),
+    Column("reach", BigInteger, nullable=False),
+)

@@ -249,11 +249,16 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Fine-tune one encoder for all tasks, calibrate it, and leave everything needed to repeat it."""
+    """Fine-tune one encoder for all tasks, calibrate it, and leave everything needed to repeat it.
+
+    Several processes or GPUs: `torchrun --standalone --nproc-per-node N -m monitor.cli train …`.
+    """
     from monitor import offline
 
     with _step_progress(quiet=as_json) as progress:
-        summary = offline.train(data, out, recipe=recipe, base=base, resume=resume, progress=progress)
+        summary = offline.train(data, out, recipe=recipe, base=base, resume=resume, progress=progress, warn=_warn)
+    if summary is None:
+        return
     _print_json(summary) if as_json else typer.echo(f"{out}: {summary['validation']}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import re
+import unicodedata
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
@@ -187,6 +188,18 @@ def _mention_faults(text: str, mention: LabelledMention) -> Iterator[str]:
     for start, end in spans:
         if not 0 <= start < end <= len(text):
             yield f"span [{start}, {end}) lies outside the text of {len(text)} characters"
+        elif any(_inside_character(text, at) for at in (start, end)):
+            yield f"span [{start}, {end}) cuts the character {text[max(0, start - 1) : end + 1]!r} apart"
+
+
+def _inside_character(text: str, at: int) -> bool:
+    """Would a cut before `at` part what is read as one character: letter and accent, joined or toned emoji?"""
+    if not 0 < at < len(text):
+        return False
+    joiner, after = "\u200d", text[at]
+    toned = "\U0001f3fb" <= after <= "\U0001f3ff"
+    joined = after == joiner or (text[at - 1] == joiner and unicodedata.category(after) in {"So", "Sk"})
+    return unicodedata.category(after) in {"Mn", "Me"} or toned or joined
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:

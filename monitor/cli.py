@@ -263,6 +263,32 @@ def train(
 
 
 @app.command()
+def search(
+    data: Annotated[list[Path], typer.Option("--data", help="Labelled rows; may be given several times.")],
+    out: Annotated[Path, typer.Option("--out", help="A new folder for the best run, best.toml and search.json.")],
+    for_s: Annotated[float, typer.Option("--for", min=1, help="End within so many seconds.")],
+    recipe: Annotated[Path | None, typer.Option("--recipe", help="TOML; where the search begins.")] = None,
+    trials: Annotated[int | None, typer.Option("--trials", min=1, help="At most so many.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Search rates, decay, dropout and smoothing on the validation split alone, within a stated time."""
+    from monitor import lab
+
+    summary = lab.search(
+        data,
+        out,
+        recipe=recipe,
+        seconds_max=for_s,
+        trials_max=trials,
+        say=lambda text: typer.echo(text, err=True),
+    )
+    if as_json:
+        _print_json(summary)
+    else:
+        typer.echo(f"{summary['recipe']}: {summary['best']:.4f}, the best of {len(summary['trials'])} trials")
+
+
+@app.command()
 def distil(
     texts: Annotated[
         list[Path], typer.Option("--texts", help="Unlabelled texts or streams; may be given several times.")

@@ -312,12 +312,43 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Fine-tune one encoder for all tasks, calibrate it, and leave everything needed to repeat it."""
+    """Fine-tune one encoder for all tasks, calibrate it, and leave everything needed to repeat it.
+
+    Several processes or GPUs: `torchrun --standalone --nproc-per-node N -m monitor.cli train …`.
+    """
     from monitor import offline
 
     with _step_progress(quiet=as_json) as progress:
-        summary = offline.train(data, out, recipe=recipe, base=base, resume=resume, progress=progress)
+        summary = offline.train(data, out, recipe=recipe, base=base, resume=resume, progress=progress, warn=_warn)
+    if summary is None:
+        return
     _print_json(summary) if as_json else typer.echo(f"{out}: {summary['validation']}")
+
+
+@app.command()
+def search(
+    data: Annotated[list[Path], typer.Option("--data", help="Labelled rows; may be given several times.")],
+    out: Annotated[Path, typer.Option("--out", help="A new folder for the best run, best.toml and search.json.")],
+    for_s: Annotated[float, typer.Option("--for", min=1, help="End within so many seconds.")],
+    recipe: Annotated[Path | None, typer.Option("--recipe", help="TOML; where the search begins.")] = None,
+    trials: Annotated[int | None, typer.Option("--trials", min=1, help="At most so many.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Search rates, decay, dropout and smoothing on the validation split alone, within a stated time."""
+    from monitor import lab
+
+    summary = lab.search(
+        data,
+        out,
+        recipe=recipe,
+        seconds_max=for_s,
+        trials_max=trials,
+        say=lambda text: typer.echo(text, err=True),
+    )
+    if as_json:
+        _print_json(summary)
+    else:
+        typer.echo(f"{summary['recipe']}: {summary['best']:.4f}, the best of {len(summary['trials'])} trials")
 
 
 @app.command()

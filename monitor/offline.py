@@ -95,19 +95,33 @@ def backtest(
 
 
 def train(
-    data: Sequence[Path], out: Path, *, recipe: Path | None, base: str | None, resume: bool, progress: Any
-) -> dict[str, Any]:
-    """Fine-tune and calibrate; the run folder then holds all that `export` needs."""
+    data: Sequence[Path],
+    out: Path,
+    *,
+    recipe: Path | None,
+    base: str | None,
+    resume: bool,
+    progress: Any,
+    warn: Callable[[str], None],
+) -> dict[str, Any] | None:
+    """Fine-tune and calibrate; the run folder then holds all that `export` needs.
+
+    Of several processes (`torchrun`), the leading one returns what was found, the others None.
+    """
     from monitor.learning.finish import finish_run
     from monitor.learning.recipe import load_recipe
     from monitor.learning.rows import read_rows
     from monitor.learning.train import train as fine_tune
+    from monitor.learning.workers import Workers
 
     chosen = load_recipe(recipe)
     if base is not None:
         chosen = chosen.model_copy(update={"base": base})
     rows = [row for path in data for row in read_rows(path)]
-    trained = fine_tune(rows, chosen, out, resume=resume, progress=progress)
+    workers = Workers.of_environment()
+    trained = fine_tune(rows, chosen, out, resume=resume, progress=progress, warn=warn, workers=workers)
+    if not workers.leads:
+        return None
     finished = finish_run(out, rows)
     return {"out": str(out), "epochs": trained.epochs, "validation": trained.metrics, "metrics": finished.metrics}
 

@@ -121,7 +121,8 @@ class SimSource:
             if world.may("slow_partition"):
                 continue
             at, room = self._started[partition], messages_max - len(polled)
-            batch = self._broker.logs[partition][at : at + min(room, world.rng.choice((1, 3, 10, 100)))]
+            room = min(room, world.rng.choice((1, 3, 10, 100))) if world.faulty else room
+            batch = self._broker.logs[partition][at : at + room]
             self._started[partition] = at + len(batch)
             polled += batch
         return polled

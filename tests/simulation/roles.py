@@ -45,6 +45,7 @@ RULES: Rules = parse_rules(
         "name": "simulated",
         "budget": {"false_alerts_per_day": 5_000.0, "alerts_per_hour_max": 50, "prior_days": 0.05},
         "detectors": {"voices_min_news": 2.0, "voices_min_social": 2.0, "burst_windows_s": [300, 3600]},
+        "time": {"lateness_s": 60, "idle_after_s": 20, "future_max_s": 300},
         "life": {"cooldown_s": 600, "calm_s": 300, "check_s": 120, "update_s": 60, "open_max_s": 1800},
     },
     "simulation",
@@ -174,7 +175,7 @@ class WatchProcess(Process):
             receivers=[Subscriber(name) for name in RECEIVERS],
             topic_mentions=kafka.topic_mentions,
             clock=world.clock,
-            policy=WatchLoopPolicy(batch_mentions_max=world.rng.choice((2, 20, 1_000))),
+            policy=WatchLoopPolicy(batch_mentions_max=world.rng.choice((5, 20, 1_000))),
             metrics=SHARED_METRICS,
         )
 
@@ -261,7 +262,7 @@ class FaultyStore:
     @contextmanager
     def transaction(self) -> Iterator[Any]:
         world = self._world
-        world.step(self._name, "transaction")
+        world.step(self._name, "transaction", stalled="stalled_before_writing")
         if world.may("database_away"):
             raise Retryable("transaction: the database is away")
         with self._store.transaction() as real:

@@ -50,7 +50,8 @@ simulate: $(VENV)/.installed-all  ## the loops in a world of faults, SEED=7 SEED
 
 FUZZ_SECONDS ?= 600
 
-fuzz: $(VENV)/.installed-all  ## decoder, cleaner and linker under a coverage-guided fuzzer, FUZZ_SECONDS=600
+fuzz: $(VENV)/.installed-all  ## what strangers send us under a coverage-guided fuzzer, FUZZ_SECONDS=600 SEED=7
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(PIP) -e '.[fuzz]'
 	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS) --seed $(SEED)
 
 $(VENV)/bin/python:

@@ -1,6 +1,11 @@
 """The clock: a step of the wall clock is noticed, a drift is not one."""
 
-from monitor.clock import ManualClock, WallSteps
+from datetime import UTC, datetime
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from monitor.clock import ManualClock, WallSteps, to_rfc3339
 
 HOUR_MS = 3_600_000
 
@@ -51,3 +56,9 @@ def test_clocks_that_drift_apart_slowly_are_no_step() -> None:
         clock.advance(3_600)
         clock.offset_ms += 50_000
         assert steps.step_s() == 0.0
+
+
+@given(st.integers(-62_135_596_800_000, 253_402_300_799_999))
+def test_every_millisecond_of_every_year_is_written_as_itself(epoch_ms: int) -> None:
+    since = datetime.fromisoformat(to_rfc3339(epoch_ms)) - datetime(1970, 1, 1, tzinfo=UTC)
+    assert (since.days * 86_400 + since.seconds) * 1_000 + since.microseconds // 1_000 == epoch_ms

@@ -84,7 +84,7 @@ class Store(Protocol):
     def mentions_since(self, partition: int, published_at_ms: int) -> Iterable[ScoredMention]: ...
     def known_mentions(self, ids: Collection[str]) -> set[str]: ...
     def transaction(self) -> AbstractContextManager[Transaction]: ...
-    def purge(self, before_ms: int) -> int: ...
+    def purge(self, before_ms: int, *, rows_max: int) -> int: ...
 
 
 class CoreFactory(Protocol):
@@ -105,13 +105,19 @@ class CoreFactory(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchLoopPolicy:
-    """`idle_tick_s`: how often event time is moved on in a partition in which nobody speaks."""
+    """`idle_tick_s`: how often event time is moved on in a partition in which nobody speaks.
+
+    A purge takes at most `purge_rows_max` rows of a table, so that it never holds the database for long; when that was
+    not all, it goes on after `purge_again_s`.
+    """
 
     batch_mentions_max: int = 1_000
     poll_ms: int = 200
     idle_tick_s: float = 5.0
     retention_ms: int = 90 * 86_400_000
     purge_every_s: float = 3_600.0
+    purge_again_s: float = 5.0
+    purge_rows_max: int = 10_000
 
 
 @dataclass(slots=True, kw_only=True)
@@ -159,11 +165,15 @@ class WatchLoop:
         policy: WatchLoopPolicy,
         seen: Callable[[str], None] = lambda _beat: None,
         metrics: Metrics | None = None,
+        upstream: Callable[[], Mapping[str, int]] | None = None,
     ) -> None:
+        """`upstream`: raw partition → wall time (ms) until which all its mentions are in our topic; see `_idle`."""
         self._source, self._store, self._cores = source, store, cores
         self._receivers, self._topic = receivers, topic_mentions
         self._clock, self._policy, self._seen = clock, policy, seen
         self._metrics = metrics or Metrics()
+        self._upstream = upstream
+        self._settled: Mapping[str, int] = {}
         self._purge_at_s = 0.0
         self._steps = WallSteps(clock)
         self._lag = LagGauge(clock, self._metrics)
@@ -176,6 +186,8 @@ class WatchLoop:
             self._owned.pop(partition, None)
         messages = self._source.poll(self._policy.batch_mentions_max, self._policy.poll_ms)
         self._seen("poll")
+        if self._upstream is not None:
+            self._settled = self._upstream()
         batches: dict[Partition, list[Message]] = {}
         for message in messages:
             batches.setdefault((message.place.topic, message.place.partition), []).append(message)
@@ -193,8 +205,9 @@ class WatchLoop:
         reached = [at_ms for at_ms in self.watermarks().values() if at_ms is not None]
         if now_s < self._purge_at_s or not reached:
             return
-        self._purge_at_s = now_s + self._policy.purge_every_s
-        gone = self._store.purge(min(reached) - self._policy.retention_ms)
+        policy = self._policy
+        gone = self._store.purge(min(reached) - policy.retention_ms, rows_max=policy.purge_rows_max)
+        self._purge_at_s = now_s + (policy.purge_every_s if gone < policy.purge_rows_max else policy.purge_again_s)
         if gone:
             log.info("watch.purged", rows=gone)
 
@@ -240,8 +253,15 @@ class WatchLoop:
                 return
         now_ms, steady_ms = self._steps.latest_ms(), round(1000 * self._clock.monotonic_s())
         fresh, letters = self._gather(batch)
+        owned.core.settle(self._settled)
         fates = {m.id: owned.core.take(m, origin=origin, now_ms=now_ms, steady_ms=steady_ms) for m, origin in fresh}
-        outcome = owned.core.advance() if batch else owned.core.tick(steady_ms, drained=True)
+        silent_until_ms = self._silent_until_ms(steady_ms)
+        if batch:
+            outcome = owned.core.advance()
+        elif silent_until_ms:
+            outcome = owned.core.tick(silent_until_ms, drained=True)
+        else:
+            outcome = Outcome()
         owned.active_s = self._clock.monotonic_s()
         following = batch[-1].place.offset + 1 if batch else owned.stored
         if following is None or not (batch or _changed(outcome)):
@@ -351,7 +371,10 @@ class WatchLoop:
         self._source.commit({partition: following})
 
     def _idle(self) -> list[Partition]:
-        """Partitions of ours in which event time must be moved on, because nobody speaks and nothing waits."""
+        """Partitions of ours in which event time must be moved on, because nobody speaks and nothing waits.
+
+        Nothing waits when our own topic is read to its end, asked after `score` was: it goes on only as far as `score` is.
+        """
         now_s = self._clock.monotonic_s()
         for partition in self._source.assignment():
             if partition[0] == self._topic and partition not in self._owned:
@@ -361,6 +384,10 @@ class WatchLoop:
             return []
         lag = self._source.lag()
         return [partition for partition in quiet if lag.get(partition, 1) <= 0]
+
+    def _silent_until_ms(self, steady_ms: int) -> int:
+        """Silence counts only as far as every raw partition has been judged; 0 while that is not known."""
+        return min(self._settled.values(), default=steady_ms if self._upstream is None else 0)
 
 
 def decode_mention(message: Message) -> ScoredMention:

@@ -7,12 +7,13 @@ from typing import Any
 
 from monitor.app import CoreMaker
 from monitor.errors import Retryable
+from monitor.loops.attempts import AttemptGuard
 from monitor.loops.core import PartitionCore
 from monitor.loops.deliver import DeliverLoop
 from monitor.loops.offsets import OffsetTracker
 from monitor.loops.score import ScoreLoop
 from monitor.loops.watch import WatchLoop
-from monitor.records import ScoredMention
+from monitor.records import Place, ScoredMention
 from monitor.store import tables as t
 from monitor.store.watching import upsert
 from tests.simulation.broker import SimSource
@@ -144,11 +145,19 @@ class NewIdForEachTry(DeliverLoop):
         return super()._try(_Renamed(), delivery)  # type: ignore[arg-type]
 
 
+class NeverCounts(AttemptGuard):
+    """Knows no suspect: what kills the process kills the next one as well."""
+
+    def suspects(self, place: Place) -> bool:
+        return False
+
+
 BREAKAGES: dict[str, Build] = {
     "score commits offsets before results": Build(score=OffsetsBeforeResults),
     "score overtakes what is in flight": Build(score=OvertakesWhatIsInFlight),
     "score forgets what was not acknowledged": Build(score=ForgetsWhatWasNotAcknowledged),
     "a partition returns before its loss is told": Build(source=ReturnsBeforeTheLossIsTold),
+    "score does not count attempts": Build(attempts=NeverCounts),
     "watch is not fenced": Build(transaction=_NoFence),
     "watch writes piecemeal": Build(transaction=_Piecemeal),
     "watch keeps its core after a failure": Build(watch=KeepsItsCore),

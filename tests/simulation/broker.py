@@ -211,3 +211,20 @@ class SimSink:
         flowing, self._buffer = self._buffer[:count], self._buffer[count:]
         for topic, key, value, headers in flowing:
             self._broker.append(topic, key, value, headers)
+
+
+class SimProgress:
+    """How far `score` has come, as `GroupProgress` tells it: a partition counts as far as it was last seen worked off."""
+
+    def __init__(self, broker: SimBroker, topics: Sequence[str]) -> None:
+        self._broker, self._topics = broker, tuple(topics)
+        self._settled: dict[str, int] = {}
+
+    def __call__(self) -> dict[str, int]:
+        now_ms = round(1000 * self._broker.world.clock.monotonic_s())
+        for partition, log in self._broker.logs.items():
+            if partition[0] in self._topics:
+                name = f"{partition[0]}/{partition[1]}"
+                done = self._broker.committed.get(("score", partition), 0) >= len(log)
+                self._settled[name] = now_ms if done else self._settled.get(name, 0)
+        return self._settled

@@ -47,9 +47,16 @@ PURE = (
     "alerting/detectors.py",
     "alerting/evidence.py",
     "alerting/lifecycle.py",
+    "delivery/circuit.py",
+    "delivery/outbox.py",
+    "alerting/levels.py",
+    "alerting/sources.py",
+    "alerting/brief.py",
     "delivery/signing.py",
     "learning/metrics.py",
     "learning/evaluate.py",
+    "learning/findings.py",
+    "learning/report.py",
     "loops/core.py",
     "loops/offsets.py",
 )
@@ -63,7 +70,7 @@ WORLD = {
     "kafka",
     "torch",
     "onnxruntime",
-    "httpx2",
+    "httpcore2",
     "os",
 }
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -89,6 +89,7 @@ class ScorePolicy:
     poll_messages_max: int = 1_000
     commit_ms: int = 500
     batches_in_flight: int = 2
+    model_wait_s: float = 0.5  # polling goes on at least so often, however long the model takes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,7 +186,7 @@ class ScoreLoop:
         for message in messages:
             self._take(message)
         self._start_batches()
-        moved = len(messages) + self._collect(block=not messages and bool(self._running))
+        moved = len(messages) + self._collect(wait_s=0.0 if messages else self._policy.model_wait_s)
         self._start_batches()
         self._adjust_pressure()
         self._lag.measure(self._source.lag)
@@ -214,7 +215,7 @@ class ScoreLoop:
         give_up_s = self._clock.monotonic_s() + drain_s
         while (self._waiting or self._halves or self._running) and self._clock.monotonic_s() < give_up_s:
             self._start_batches(force=True)
-            self._collect(block=True)
+            self._collect(wait_s=max(0.0, give_up_s - self._clock.monotonic_s()))
         self._commit()
         self._model.shutdown(wait=False, cancel_futures=True)
 
@@ -272,9 +273,12 @@ class ScoreLoop:
         answer = self._model.submit(self._judge.judge, documents, now_ms=self._clock.now_ms())
         self._running.append(_Running(batch=batch, answer=answer, started_s=self._clock.monotonic_s()))
 
-    def _collect(self, *, block: bool) -> int:
+    def _collect(self, *, wait_s: float) -> int:
         """Publish the oldest batch, once the model has answered; the others go on meanwhile."""
-        if not self._running or not (block or self._running[0].answer.done()):
+        if not self._running:
+            return 0
+        answer = self._running[0].answer
+        if not answer.done() and not wait((answer,), timeout=wait_s).done:
             return 0
         running = self._running.popleft()
         batch = running.batch

@@ -258,6 +258,7 @@ def _wait(store: Store, mentions: int, letters: int, plan: ChaosPlan, clock: Clo
             return
         now = (counts.mentions, counts.dead_letters, counts.alerts)
         if now != last:
+            log.info("chaos.waiting", arrived=counts, pending=pending is not None)
             last, since_s = now, clock.monotonic_s()
         clock.sleep(0.5)
 

@@ -32,9 +32,10 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=60.0, help="documents a second")
     parser.add_argument("--every", type=int, default=3, help="a fault before each so many kills")
     parser.add_argument("--away", type=float, default=60.0, help="the longest time that a broker is away or stalls")
+    parser.add_argument("--log-level", default="error")
     parser.add_argument("--faults", default=",".join(KINDS))
     chosen = parser.parse_args()
-    configure_logs(level="error")
+    configure_logs(level=chosen.log_level)
     with ExitStack() as stack:
         world, names = start_world(stack)
         plan = FaultPlan(

@@ -226,6 +226,7 @@ def chaos(
             "--database", help="An empty database's URL instead of SQLite.", envvar="TAPEWATCH_CHAOS_DATABASE"
         ),
     ] = None,
+    processes: Annotated[int, typer.Option("--processes", min=1, max=8, help="Of score and of watch, each.")] = 1,
     config: ConfigOption = CONFIGS / "demo.toml",
     as_json: JsonOption = False,
 ) -> None:
@@ -238,7 +239,7 @@ def chaos(
     configure_logs(level="error")  # restarts are what is asked for here
     findings = run_chaos(
         config,
-        ChaosPlan(kills=kills, seed=seed),
+        ChaosPlan(kills=kills, seed=seed, processes=processes),
         bootstrap_servers=servers,
         database_url=database,
         say=lambda text: typer.echo(text, err=True),

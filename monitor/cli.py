@@ -26,9 +26,11 @@ DEFAULT_CONFIG = CONFIGS / "default.toml"
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 dead_letters = typer.Typer(no_args_is_help=True, help="Messages that could not be used.")
+notices = typer.Typer(no_args_is_help=True, help="What the operator should know and is no alert.")
 deliveries = typer.Typer(no_args_is_help=True, help="What was or will be sent to receivers.")
 bench = typer.Typer(no_args_is_help=True, help="Benchmarks, each within one run.")
 app.add_typer(dead_letters, name="dead-letters")
+app.add_typer(notices, name="notices")
 app.add_typer(deliveries, name="deliveries")
 app.add_typer(bench, name="bench")
 
@@ -445,6 +447,27 @@ def replay_dead_letters(
     with _store(config) as (settings, store):
         count = replay_letters(settings, store, ids=None if every else ids)
     _print_json({"replayed": count}) if as_json else typer.echo(f"{count} messages sent again")
+
+
+@notices.command("list")
+def list_notices(
+    config: ConfigOption = DEFAULT_CONFIG,
+    entity: Annotated[str | None, typer.Option(help="Only those of one company.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 50,
+    as_json: JsonOption = False,
+) -> None:
+    """The latest notices: brigades, with how many new accounts took part and how many voices they were worth."""
+    with _store(config) as (_, store):
+        found = store.notices(limit=limit, entity=entity)
+    if as_json:
+        _print_json({"notices": found})
+        return
+    for each in found:
+        typer.echo(
+            f"{_time(each.since_ms)} to {_time(each.last_ms)}  {each.entity} {each.channel}  {each.kind}:"
+            f" {each.accounts} new accounts, {each.voices:g} voices  {_visible(each.text, 100)}"
+        )
+    typer.echo(f"{len(found)} notices")
 
 
 @deliveries.command("list")

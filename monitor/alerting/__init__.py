@@ -9,6 +9,7 @@ from monitor.alerting.budget import Budget, BudgetState
 from monitor.alerting.detectors import Signal, Voices, burst, divergence, drift, tone_shift
 from monitor.alerting.evidence import Reasons, Said, quote, reasons
 from monitor.alerting.lifecycle import OPENED, OpenAlert, Reason, alert_id, severity, step
+from monitor.alerting.robust import Without, without_top
 from monitor.alerting.rules import Rules, VoiceRules, load_rules, parse_rules
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Signal",
     "VoiceRules",
     "Voices",
+    "Without",
     "alert_id",
     "burst",
     "close_block",
@@ -40,4 +42,5 @@ __all__ = [
     "severity",
     "step",
     "tone_shift",
+    "without_top",
 ]

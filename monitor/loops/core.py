@@ -42,6 +42,7 @@ from monitor.alerting import (
     severity,
     step,
     tone_shift,
+    without_top,
 )
 from monitor.clock import to_rfc3339
 from monitor.errors import Fatal
@@ -73,7 +74,7 @@ HOUR_MS = 3_600_000
 HORIZON_MS = 24 * HOUR_MS
 MARKET_WINDOW_MS = 4 * HOUR_MS
 TELLERS_MS = 4 * HOUR_MS
-STRANGERS_MAX = 0.6  # where nearly everybody is always new, newcomers can't be told apart
+STRANGERS_MAX = 0.5  # where nearly everybody is always new, newcomers can't be told apart
 FRESH_ENOUGH = 0.4  # a text with this share of new word pairs is a full voice
 QUOTE_CHARS_MAX = 240
 
@@ -707,6 +708,13 @@ class PartitionCore:
             stories_max=own.life.stories_max,
             top_authors=own.life.top_authors,
         )
+        loud = without_top(
+            said,
+            name=lambda each: each.mention.source,
+            top=own.life.top_sources,
+            fires=lambda kept: self._score_of(kept, signal, channel) >= min(needed, signal.score),
+        )
+        brigade = ear.chorus.brigade
         raw_n = sum(each.copies for each in said)
         polarity = voices.polarity / voices.total
         cold = usual.exposure_h < 24 * own.baseline.cold_days
@@ -746,6 +754,10 @@ class PartitionCore:
                 "authors": why.authors,
                 "top_author_share": why.top_author_share,
                 "fires_without_top_authors": why.fires_without_top_authors,
+                "top_sources": list(loud.names),
+                "top_source_share": loud.share,
+                "fires_without_top_sources": loud.fires,
+                "brigade_accounts": brigade.accounts if brigade is not None else 0,
                 "budget_per_day": own.budget.false_alerts_per_day,
             },
         )
@@ -818,11 +830,15 @@ class PartitionCore:
 
 def _room(told: Told, *, own: VoiceRules, share: float, strangers: float | None) -> float:
     """How many voices its source has left, and where the author is new, how many all newcomers have: see VoiceRules."""
-    room = own.source_cap / max(1.0 - share, 1e-6) - told.same_source
+
+    def left(cap: float, usual: float, others: int, same: int) -> float:
+        return (cap + usual * others) / max(1.0 - usual, 1e-6) - same
+
+    room = left(own.source_cap, share, told.by_other_sources, told.same_source)
     if strangers is not None:
         usual = min(strangers, STRANGERS_MAX)
-        many = (own.newcomer_cap + usual * told.by_others) / (1.0 - usual) - told.by_newcomers
-        few = (own.newcomer_cap + usual * told.by_others_h) / (1.0 - usual) - told.by_newcomers_h
+        many = left(own.newcomer_cap, usual, told.by_others, told.by_newcomers)
+        few = left(own.newcomer_cap, usual, told.by_others_h, told.by_newcomers_h)
         room = min(room, many, few)
     return room
 

@@ -6,13 +6,14 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import text
 
 from monitor.errors import Fatal, Fenced
-from monitor.records import Alert, AlertTransition, DeadLetter, Document, LinkedEntity, Place
+from monitor.records import Alert, AlertTransition, DeadLetter, Document, LinkedEntity, Notice, Place
 from monitor.store import ReceiverState, Store
 from monitor.store.migrate import VERSION_TABLE
 from monitor.store.tables import metadata
@@ -228,3 +229,25 @@ def test_a_database_of_a_newer_version_is_refused(store: Store, url: str) -> Non
         connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
     with pytest.raises(Fatal, match="version 9999, newer than this tapewatch knows"):
         Store.open(url)
+
+
+def test_a_notice_is_replaced_by_its_later_state(store: Store) -> None:
+    first = Notice(
+        kind="brigade",
+        entity="X",
+        channel="social",
+        since_ms=5,
+        last_ms=9,
+        accounts=40,
+        voices=2.5,
+        document="s:1",
+        text="sell",
+    )
+    later = msgspec.structs.replace(first, last_ms=20, accounts=90)
+    other = msgspec.structs.replace(first, since_ms=900, last_ms=950)
+    for notices in ([first], [later, other], [later], []):
+        with store.transaction() as transaction:
+            transaction.keep_notices(notices)
+    assert store.notices() == [other, later]
+    assert store.notices(entity="Y") == []
+    assert store.notices(limit=1) == [other]

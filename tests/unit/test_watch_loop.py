@@ -236,7 +236,7 @@ def test_a_brigade_is_kept_counted_and_told_once(store: Store) -> None:
     """Many new accounts fill one mould; however the batches are cut, one notice says how many they were."""
     metrics = Metrics()
     loop, source, _ = build(store, metrics=metrics)
-    for start in (0, 100):
+    for start in (0, 150):
         source.add(
             *(
                 msgspec.structs.replace(
@@ -246,7 +246,7 @@ def test_a_brigade_is_kept_counted_and_told_once(store: Store) -> None:
                     text=f"sell all your shares of it before they go to zero n{number}",
                     author=f"new{number}",
                 )
-                for number in range(start, start + 100)
+                for number in range(start, start + 150)
             )
         )
         loop.turn()
@@ -255,7 +255,7 @@ def test_a_brigade_is_kept_counted_and_told_once(store: Store) -> None:
     loop.turn()
     (notice,) = store.notices()
     assert (notice.kind, notice.entity, notice.channel) == ("brigade", "AAA", "social")
-    assert notice.accounts > 180
+    assert notice.accounts > 280
     exposition = metrics.exposition().decode()
     assert "tapewatch_watch_brigades_total 1.0" in exposition
     assert f"tapewatch_watch_brigade_accounts_total {float(notice.accounts)}" in exposition

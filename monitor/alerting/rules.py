@@ -64,7 +64,7 @@ class VoiceRules(_Section):
     author_discount: Annotated[float, Field(ge=0)] = 1.0
     crowd_discount: Annotated[float, Field(ge=0)] = 1.0
     stale_weight: Share = 0.3
-    source_cap: Positive = 2.0
+    source_cap: Positive = 1.5
     newcomer_cap: Positive = 1.0
     brigade_accounts_min: Annotated[int, Field(ge=10)] = 40
     decisive_weight: Annotated[float, Field(ge=1)] = 3.0

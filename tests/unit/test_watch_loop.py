@@ -251,7 +251,7 @@ def test_a_brigade_is_kept_counted_and_told_once(store: Store) -> None:
         )
         loop.turn()
         assert len(store.notices()) == 1
-    source.add(mention(100))
+    source.add(mention(1_000))
     loop.turn()
     (notice,) = store.notices()
     assert (notice.kind, notice.entity, notice.channel) == ("brigade", "AAA", "social")

@@ -173,7 +173,10 @@ def backtest(
     events: Annotated[Path | None, typer.Option("--events", help="Known events to be judged by.")] = None,
     rules: Annotated[Path | None, typer.Option("--rules", help="A rules file instead of the config's.")] = None,
     sweep: Annotated[list[Path] | None, typer.Option("--sweep", help="Other rules files, to compare.")] = None,
-    nulls: Annotated[int, typer.Option("--nulls", min=0, max=100, help="Replays with nothing happening.")] = 0,
+    nulls: Annotated[
+        int | None,
+        typer.Option("--nulls", min=0, max=100, help="Replays with nothing happening; 3 where no --events are given."),
+    ] = None,
     config: ConfigOption = DEFAULT_CONFIG,
     watchlist: WatchlistOption = None,
     as_json: JsonOption = False,
@@ -183,7 +186,7 @@ def backtest(
     from monitor.settings import load_settings
 
     settings = load_settings(config)
-    with _byte_progress(stream, quiet=as_json) as progress:
+    with _stage_progress(quiet=as_json) as progress:
         summary = offline.backtest(
             settings,
             stream,
@@ -192,7 +195,7 @@ def backtest(
             events=events,
             rules=rules,
             sweep=sweep or (),
-            nulls=nulls,
+            nulls=nulls if nulls is not None else 0 if events else 3,
             progress=progress,
             warn=_warn,
         )
@@ -200,6 +203,18 @@ def backtest(
         _print_json(summary)
         return
     typer.echo(f"{summary['mentions']} mentions, {summary['alerts']} alerts, {summary['alerts_per_day']} a day")
+    if events is not None:
+        found = summary["events"]
+        typer.echo(
+            f"{found['detected']} of {found['judged']} events, {found['other_alerts_per_day']} other alerts a day"
+        )
+    for row in summary.get("calibration", {}).get("budgets", ()):
+        typer.echo(
+            f"budget {row['promised_per_day']:g} a day: {row['found_per_day']:g} false ones on null replays"
+            f" ({row['low']:g} to {row['high']:g})"
+        )
+    for row in summary.get("sweep", ()):
+        typer.echo(f"{row['rule']}: {row['alerts']} alerts, +{len(row['added'])} -{len(row['dropped'])}")
     typer.echo(f"{out / 'report.html'}")
 
 
@@ -560,6 +575,37 @@ def _byte_progress(files: list[Path], *, quiet: bool) -> Iterator[Any]:
     with Progress(*columns, console=Console(stderr=True, quiet=quiet), transient=False) as bar:
         task = bar.add_task(files[0].name if len(files) == 1 else f"{len(files)} files", total=total)
         yield lambda count: bar.advance(task, count)
+
+
+@contextmanager
+def _stage_progress(*, quiet: bool) -> Iterator[Any]:
+    """A bar a stage: told the stage's name, how much more is done, and how much there is."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True, quiet=quiet)) as bar:
+        tasks: dict[str, Any] = {}
+
+        def tell(stage: str, count: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=total)
+            bar.advance(tasks[stage], count)
+
+        yield tell
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from monitor.alerting.lifecycle import (
     step,
 )
 from monitor.alerting.paging import Message, Pager, PageReason, PagerState, Settled, Step, Told, Verdict
+from monitor.alerting.robust import Without, without_top
 from monitor.alerting.rules import Rules, VoiceRules, load_rules, parse_rules
 from monitor.alerting.silences import Hours, Silence
 from monitor.alerting.sources import Sources
@@ -57,6 +58,7 @@ __all__ = [
     "VoiceRules",
     "Voices",
     "Weight",
+    "Without",
     "alert_id",
     "brief",
     "burst",
@@ -75,4 +77,5 @@ __all__ = [
     "severity",
     "step",
     "tone_shift",
+    "without_top",
 ]

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -14,7 +15,7 @@ from sqlalchemy import text
 
 from monitor.alerting import PageReason, Settled, Verdict
 from monitor.errors import Fatal, Fenced
-from monitor.records import Alert, AlertTransition, DeadLetter, Document, LinkedEntity, Place, Suppression
+from monitor.records import Alert, AlertTransition, DeadLetter, Document, LinkedEntity, Notice, Place, Suppression
 from monitor.store import ReceiverState, Store
 from monitor.store.migrate import VERSION_TABLE
 from monitor.store.tables import metadata
@@ -339,3 +340,25 @@ def test_why_nothing_was_opened_is_kept_once(store: Store) -> None:
             t.keep_suppressions([noted])
     assert store.suppressions(entity="X") == [noted]
     assert store.suppressions(entity="Y") == []
+
+
+def test_a_notice_is_replaced_by_its_later_state(store: Store) -> None:
+    first = Notice(
+        kind="brigade",
+        entity="X",
+        channel="social",
+        since_ms=5,
+        last_ms=9,
+        accounts=40,
+        voices=2.5,
+        document="s:1",
+        text="sell",
+    )
+    later = msgspec.structs.replace(first, last_ms=20, accounts=90)
+    other = msgspec.structs.replace(first, since_ms=900, last_ms=950)
+    for notices in ([first], [later, other], [later], []):
+        with store.transaction() as transaction:
+            transaction.keep_notices(notices)
+    assert store.notices() == [other, later]
+    assert store.notices(entity="Y") == []
+    assert store.notices(limit=1) == [other]

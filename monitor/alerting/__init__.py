@@ -24,6 +24,7 @@ from monitor.alerting.lifecycle import (
 )
 from monitor.alerting.paging import Message, Pager, PageReason, PagerState, Settled, Step, Told, Verdict
 from monitor.alerting.rules import Rules, load_rules, parse_rules
+from monitor.alerting.silence_states import Feed, Finding, Hearing, KeeperState, OperatorMessage, Shares, Trouble
 from monitor.alerting.silences import Hours, Silence
 from monitor.alerting.sources import Sources
 
@@ -32,12 +33,17 @@ __all__ = [
     "Budget",
     "BudgetState",
     "Expected",
+    "Feed",
+    "Finding",
     "Habit",
+    "Hearing",
     "Hours",
+    "KeeperState",
     "Levels",
     "Market",
     "Message",
     "OpenAlert",
+    "OperatorMessage",
     "PageReason",
     "Pager",
     "PagerState",
@@ -47,12 +53,14 @@ __all__ = [
     "Rules",
     "Said",
     "Settled",
+    "Shares",
     "Shift",
     "Signal",
     "Silence",
     "Sources",
     "Step",
     "Told",
+    "Trouble",
     "Verdict",
     "Voices",
     "Weight",

@@ -28,6 +28,7 @@ from monitor.telemetry import Metrics
 
 log = structlog.get_logger()
 ORIGIN_HEADER = "origin"
+ENGINE_HEADER = "engine"
 
 
 class Source(Protocol):
@@ -72,6 +73,18 @@ class Transaction(Protocol):
     def save_entity_states(self, states: Mapping[str, bytes], *, partition: int, at_ms: int) -> None: ...
     def record_transitions(self, transitions: Iterable[AlertTransition]) -> int: ...
     def keep_suppressions(self, suppressions: Iterable[Suppression]) -> None: ...
+    def note_heard(self, mentions: Iterable[ScoredMention], partition: int, *, now_ms: int) -> None: ...
+    def note_intake(
+        self,
+        topic: str,
+        partition: int,
+        *,
+        now_ms: int,
+        mentions: int = 0,
+        abstained: int = 0,
+        other_engine: int = 0,
+        dead_letters: int = 0,
+    ) -> None: ...
     def keep_dead_letter(self, letter: DeadLetter) -> None: ...
 
 
@@ -92,6 +105,12 @@ class Pages(Protocol):
     def turn(self, *, hurry: bool = False) -> int: ...
 
 
+class Watchkeeper(Protocol):
+    """Tells operators of dead feeds, lag and degraded scoring; see watchkeeping.py."""
+
+    def turn(self, lag: Callable[[], Mapping[Partition, int]]) -> int: ...
+
+
 class CoreFactory(Protocol):
     """Makes a core: an empty one, or the one that the database remembers."""
 
@@ -110,8 +129,9 @@ class CoreFactory(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchLoopPolicy:
-    """`idle_tick_s`: how often event time is moved on in a partition in which nobody speaks."""
+    """`idle_tick_s`: how often event time is moved on in a partition in which nobody speaks. `engine`: what score is to run on."""
 
+    engine: str = "cpu"
     batch_mentions_max: int = 1_000
     poll_ms: int = 200
     idle_tick_s: float = 5.0
@@ -146,6 +166,8 @@ class _Change:
     outcome: Outcome
     mentions: list[ScoredMention]
     late: set[str]
+    early: set[str]
+    other_engine: int
     letters: list[DeadLetter]
 
 
@@ -159,6 +181,7 @@ class WatchLoop:
         store: Store,
         cores: CoreFactory,
         paging: Pages | None = None,
+        watchkeeping: Watchkeeper | None = None,
         topic_mentions: str,
         clock: Clock,
         policy: WatchLoopPolicy,
@@ -166,7 +189,7 @@ class WatchLoop:
         metrics: Metrics | None = None,
     ) -> None:
         self._source, self._store, self._cores = source, store, cores
-        self._paging, self._topic = paging, topic_mentions
+        self._paging, self._watchkeeping, self._topic = paging, watchkeeping, topic_mentions
         self._clock, self._policy, self._seen = clock, policy, seen
         self._metrics = metrics or Metrics()
         self._purge_at_s = 0.0
@@ -190,6 +213,8 @@ class WatchLoop:
             raise failures[0]
         if self._paging is not None:
             self._paging.turn(hurry=self.counts.transitions > stepped)
+        if self._watchkeeping is not None:
+            self._watchkeeping.turn(self._source.lag)
         self._purge()
         self._lag.measure(self._source.lag)
         return len(messages)
@@ -242,7 +267,10 @@ class WatchLoop:
         owned = self._owned.get(partition) or self._restore(partition)
         now_ms = self._clock.now_ms()
         fresh, letters = self._gather(owned, batch)
-        fates = {m.id: owned.core.take(m, origin=origin, now_ms=now_ms) for m, origin in fresh}
+        fates = {
+            m.id: owned.core.take(m, origin=_header(message, ORIGIN_HEADER), now_ms=now_ms) for m, message in fresh
+        }
+        engines = [_header(message, ENGINE_HEADER) for _, message in fresh]
         outcome = owned.core.advance() if batch else owned.core.tick(now_ms, drained=True)
         owned.active_s = self._clock.monotonic_s()
         following = batch[-1].place.offset + 1 if batch else owned.stored
@@ -256,6 +284,8 @@ class WatchLoop:
                 outcome=outcome,
                 mentions=[m for m, _ in fresh],
                 late={key for key, fate in fates.items() if fate is not Fate.FOLDED},
+                early={key for key, fate in fates.items() if fate is Fate.FUTURE},
+                other_engine=sum(engine not in {"", self._policy.engine} for engine in engines),
                 letters=letters,
             ),
         )
@@ -297,14 +327,27 @@ class WatchLoop:
             transaction.save_entity_states(change.outcome.entity_states, partition=partition[1], at_ms=now_ms)
             transaction.record_transitions(change.outcome.transitions)
             transaction.keep_suppressions(change.outcome.suppressed)
+            transaction.note_heard(
+                [m for m in change.mentions if m.id not in change.early], partition[1], now_ms=now_ms
+            )
+            transaction.note_intake(
+                *partition,
+                now_ms=now_ms,
+                mentions=len(change.mentions),
+                abstained=sum(m.abstained for m in change.mentions),
+                other_engine=change.other_engine,
+                dead_letters=len(change.letters),
+            )
         self._seen("database")
         self._metrics.observe("watch_transaction_seconds", self._clock.monotonic_s() - started_s)
         if owned.core.watermark_ms is not None:
             self._metrics.gauge("watch_watermark_seconds", owned.core.watermark_ms / 1000, label=str(partition[1]))
 
-    def _gather(self, owned: _Owned, batch: list[Message]) -> tuple[list[tuple[ScoredMention, str]], list[DeadLetter]]:
+    def _gather(
+        self, owned: _Owned, batch: list[Message]
+    ) -> tuple[list[tuple[ScoredMention, Message]], list[DeadLetter]]:
         """Decode, leave out what is stored or twice in the batch, quarantine what is no mention."""
-        decoded: dict[str, tuple[ScoredMention, str]] = {}
+        decoded: dict[str, tuple[ScoredMention, Message]] = {}
         letters = []
         for message in batch:
             if owned.stored is not None and message.place.offset < owned.stored:
@@ -317,7 +360,7 @@ class WatchLoop:
             if mention.id in decoded:
                 self.counts.duplicates += 1
                 self._metrics.count("watch_duplicates_total")
-            decoded.setdefault(mention.id, (mention, _origin(message)))
+            decoded.setdefault(mention.id, (mention, message))
         known = self._store.known_mentions(decoded.keys()) if decoded else set()
         self.counts.duplicates += len(known)
         self._metrics.count("watch_duplicates_total", len(known))
@@ -351,6 +394,7 @@ class WatchLoop:
             transaction.advance_offset(*partition, expected=stored, following=following, watermark_ms=None, state=b"")
             for message in fresh:
                 transaction.keep_dead_letter(decode_letter(message, self._clock.now_ms()))
+            transaction.note_intake(*partition, now_ms=self._clock.now_ms(), dead_letters=len(fresh))
         self.counts.dead_letters += len(fresh)
         self._metrics.count("watch_dead_letters_total", len(fresh))
         self._source.commit({partition: following})
@@ -396,9 +440,9 @@ def _letter(message: Message, err: Rejectable, now_ms: int) -> DeadLetter:
     )
 
 
-def _origin(message: Message) -> str:
-    """The raw partition that the mention came from: event time is as far as the slowest of them."""
-    return next((value.decode("utf-8", "replace") for name, value in message.headers if name == ORIGIN_HEADER), "")
+def _header(message: Message, wanted: str) -> str:
+    """The raw partition that a mention came from, by which event time is as far as the slowest; the engine that judged it."""
+    return next((value.decode("utf-8", "replace") for name, value in message.headers if name == wanted), "")
 
 
 def _changed(outcome: Outcome) -> bool:

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, insert, or_, select, update
 from monitor.records import Alert, AlertKind, AlertTransition, Direction, Suppression
 from monitor.store import tables as t
 from monitor.store.rows import StoredDecision, StoredMark, StoredSilence, WaitingStep, storable
-from monitor.store.watching import chunks, upsert
+from monitor.store.watching import PAGER, chunks, upsert
 
 STEPS_MAX = 2_000
 
@@ -61,10 +61,11 @@ class Paging(ABC):
             for row in rows
         ]
 
-    def paging_state(self) -> tuple[int, bytes]:
-        """The pager's state and its version; version 0: there is none yet."""
+    def paging_state(self, keeper: int = PAGER) -> tuple[int, bytes]:
+        """The pager's state and its version, or another keeper's; version 0: there is none yet."""
+        p = t.paging_state.c
         with self._reading("reading the pager's state") as connection:
-            row = connection.execute(select(t.paging_state.c.version, t.paging_state.c.state)).one_or_none()
+            row = connection.execute(select(p.version, p.state).where(p.id == keeper)).one_or_none()
         return (row.version, row.state) if row is not None else (0, b"")
 
     def decisions(self, alert_id: str) -> list[StoredDecision]:

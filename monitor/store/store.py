@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Engine, delete, select, update
 from monitor.records import Alert, DeadLetter, Place, ScoredMention
 from monitor.store import tables as t
 from monitor.store.engine import WRITING, engine_for, translated
+from monitor.store.health import Health
 from monitor.store.migrate import migrate
 from monitor.store.outbox import Outbox
 from monitor.store.paging import Paging
@@ -20,7 +21,7 @@ from monitor.store.watching import WatchTransaction, chunks, count, insert
 _Headers = tuple[tuple[str, bytes], ...]
 
 
-class Store(Outbox, Paging):
+class Store(Outbox, Paging, Health):
     """Opened once a process; safe to use from several threads. Raises Retryable, Fenced or Fatal."""
 
     def __init__(self, engine: Engine) -> None:

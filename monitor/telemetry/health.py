@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 
 class Health:
@@ -12,12 +12,23 @@ class Health:
     def __init__(self, limits_s: Mapping[str, float]) -> None:
         self._limits_s = dict(limits_s)
         self._beats_s: dict[str, float] = {}
+        self._degraded: tuple[str, ...] = ()
         self._lock = threading.Lock()
 
     def beat(self, part: str, now_s: float) -> None:
         """The part is alive; beats of parts without a limit are kept for show."""
         with self._lock:
             self._beats_s[part] = now_s
+
+    def show_degraded(self, troubles: Sequence[str]) -> None:
+        """What is wrong although the role works: shown beside readiness, never as calm."""
+        with self._lock:
+            self._degraded = tuple(troubles)
+
+    @property
+    def degraded(self) -> tuple[str, ...]:
+        with self._lock:
+            return self._degraded
 
     def ages_s(self, now_s: float) -> dict[str, float | None]:
         """Seconds since each part's last beat; None: it has not started yet."""

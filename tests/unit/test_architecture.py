@@ -49,6 +49,7 @@ PURE = (
     "alerting/lifecycle.py",
     "alerting/levels.py",
     "alerting/paging.py",
+    "alerting/silence_states.py",
     "alerting/silences.py",
     "alerting/sources.py",
     "alerting/brief.py",

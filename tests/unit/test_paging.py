@@ -380,7 +380,7 @@ def test_two_processes_page_once(store: Store) -> None:
     state = store.paging_state()
     assert one.turn(hurry=True) == 1
     late = store.paging_state
-    store.paging_state = lambda: state  # type: ignore[method-assign]  # it had read before the first one wrote
+    store.paging_state = lambda _keeper=1: state  # type: ignore[method-assign]  # it had read before the first one wrote
     waiting = store.waiting_steps
     store.waiting_steps = lambda _until: [step(MINUTE, "T0")]  # type: ignore[method-assign,assignment,return-value]
     assert other.turn(hurry=True) == 0

@@ -102,11 +102,23 @@ def tiny_run(folder: Path) -> Path:
 
 
 def tiny_bundle(folder: Path) -> Path:
-    """A real bundle, exported with parity from `tiny_run`."""
+    """A real bundle, exported with parity from `tiny_run`; rows of the source `phrases` are judged by a head of their own."""
     from exporters.bundle import export_bundle
 
     run = tiny_run(folder.parent / f"{folder.name}-run")
-    export_bundle(run, folder, name="tiny", calibration={}, metrics={}, card="# tiny\n", data_fingerprint="0" * 64)
+    straight = {"knots_x": [-1.0, 1.0], "knots_y": [-0.5, 0.5]}
+    phrase = {"sources": ["phrases*"], "temperature": 2.0, "polarity": straight}
+    calibration = {"conventions": {"mention": {"phrase": phrase, "company": {"sources": ["names"]}}}}
+    export_bundle(
+        run,
+        folder,
+        name="tiny",
+        calibration=calibration,
+        metrics={},
+        card="# tiny\n",
+        data_fingerprint="0" * 64,
+        texts=[(" ".join(WORDS[start : start + 9]), [(0, 5)]) for start in range(len(WORDS) - 9)],
+    )
     return folder
 
 

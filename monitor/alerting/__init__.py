@@ -23,7 +23,7 @@ from monitor.alerting.lifecycle import (
     step,
 )
 from monitor.alerting.paging import Message, Pager, PageReason, PagerState, Settled, Step, Told, Verdict
-from monitor.alerting.rules import Rules, load_rules, parse_rules
+from monitor.alerting.rules import Rules, VoiceRules, load_rules, parse_rules
 from monitor.alerting.silence_states import Feed, Finding, Hearing, KeeperState, OperatorMessage, Shares, Trouble
 from monitor.alerting.silences import Hours, Silence
 from monitor.alerting.sources import Sources
@@ -62,6 +62,7 @@ __all__ = [
     "Told",
     "Trouble",
     "Verdict",
+    "VoiceRules",
     "Voices",
     "Weight",
     "alert_id",

@@ -51,12 +51,22 @@ class TimeRules(_Section):
 
 
 class VoiceRules(_Section):
-    """What one voice is worth. The k-th post of an author within 24 hours counts 1 / (1 + k × author_discount), the k-th of
-    a chorus of similar posts 1 / (1 + k × crowd_discount); a text without one new word counts `stale_weight`."""
+    """What one voice is worth, and what nobody can buy.
+
+    An author's post after k others within 24 hours counts 1 / (1 + k × `author_discount`)², so that with 1 nobody has more
+    than 1.65 voices; the k-th of a chorus of similar posts 1 / (1 + k × `crowd_discount`); a text without a new pair of
+    words `stale_weight`. A source that makes the share s of its channel has at most `source_cap` / (1 − s) voices in four
+    hours on one company, decisive stories apart: less than `voices_min_news` for a small one, no limit for the only one.
+    Accounts that are new to the partition today have together, in an hour and in four, `newcomer_cap` voices beside as many as
+    is usual for the known ones who spoke. `brigade_accounts_min` newcomers who echo one another within four hours are a brigade; echoes of one have no voice.
+    """
 
     author_discount: Annotated[float, Field(ge=0)] = 1.0
     crowd_discount: Annotated[float, Field(ge=0)] = 1.0
     stale_weight: Share = 0.3
+    source_cap: Positive = 2.5
+    newcomer_cap: Positive = 1.5
+    brigade_accounts_min: Annotated[int, Field(ge=10)] = 40
     decisive_weight: Annotated[float, Field(ge=1)] = 3.0
     decisive_events: tuple[str, ...] = ()
     decisive_words: tuple[str, ...] = ()
@@ -122,7 +132,7 @@ class HealthRules(_Section):
     """When a silence is a dead feed, and when scoring is degraded. Scores are minus the decimal log of a chance.
 
     A source with `record_min_days` of record is down when its silence of at least `silence_min_s` has reached
-    `silence_score`. A backlog that does not shrink for `lag_after_s`, or mentions heard `lag_max_s` after their time, is lag;
+    `silence_score`, and while score has worked off all but the last `silent_after_settled_s`. A backlog that does not shrink for `lag_after_s`, or mentions heard `lag_max_s` after their time, is lag;
     from `history_after_s` on it is a replay of the past. Shares are those of the last `share_window_s`. A trouble is told
     when it has lasted `pending_s` and is over when it has been clear for `calm_s`.
     """
@@ -132,6 +142,7 @@ class HealthRules(_Section):
     silence_min_s: Positive = 900.0
     quiet_score: Positive = 1.0
     silence_score: Positive = 4.0
+    silent_after_settled_s: Positive = 60.0
     lag_after_s: Positive = 300.0
     lag_max_s: Positive = 600.0
     history_after_s: Positive = 86_400.0

@@ -57,6 +57,7 @@ class TroubleReason(StrEnum):
     CHANNEL_SILENT = "channel_silent"
     FALLING_BEHIND = "falling_behind"
     HEARD_LATE = "heard_late"
+    SCORE_BEHIND = "score_behind"
     OTHER_ENGINE = "other_engine"
     ABSTAINING_MORE = "abstaining_more"
     MORE_DEAD_LETTERS = "more_dead_letters"
@@ -326,6 +327,22 @@ def lag_finding(partition: str, messages: int) -> Finding:
         brief=f"{messages} messages wait in {partition}, and they do not become fewer: silence there may be our own.",
         facts={"messages": messages},
     )
+
+
+def score_behind(behind_s: Mapping[str, float], *, rules: HealthRules) -> list[Finding]:
+    """Raw partitions of which score has not worked off what was there so many seconds ago."""
+    return [
+        Finding(
+            trouble=Trouble.LAG,
+            subject=f"score {name}",
+            reason=TroubleReason.SCORE_BEHIND,
+            severity="high",
+            brief=f"What came into {name} {_span(seconds)} ago is not judged yet: silence may be our own.",
+            facts={"behind_s": round(seconds)},
+        )
+        for name, seconds in sorted(behind_s.items())
+        if seconds > rules.lag_max_s
+    ]
 
 
 def keep_watch(

@@ -1,1 +1,1 @@
-"""Groups of commands, one file each; `monitor.cli` registers them."""
+"""Bodies of commands that are more than a call: what they do with broker and database, without a word on a terminal."""

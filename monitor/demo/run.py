@@ -188,8 +188,8 @@ class Roles:
         self._code = self._supervisor.run(self._halt)
 
 
-def _spawn_with(environ: Mapping[str, str], command: Sequence[str]) -> Process:
-    return spawn(command, environ=environ)
+def _spawn_with(environ: Mapping[str, str], command: Sequence[str], extra: Mapping[str, str]) -> Process:
+    return spawn(command, extra, environ=environ)
 
 
 def _is_ready(port: int) -> bool:

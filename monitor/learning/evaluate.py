@@ -20,6 +20,11 @@ from monitor.records import LABELS
 Triple = tuple[float, float, float]
 _WORD = re.compile(r"\w+|[^\w\s]")
 _NEGATION = re.compile(r"\b(?:not?|never|without|neither|nor|\w+n['’]t|less|fails?|failed)\b", re.IGNORECASE)
+_SARCASM = re.compile(
+    r"(?:^|\s)/s\b|🙄|\byeah,? right\b|\bwhat could (?:possibly )?go wrong\b|\bthanks a lot\b|\bslow clap\b|\bwell done\b"
+    r"|\b(?:oh|just) great\b|\bgreat job\b|\bnice job\b|\bgenius(?:es)?\b|\bbrilliant\b|\bsure,|\bwhat a surprise\b|\bshocker\b",
+    re.IGNORECASE,
+)
 _LONG_WORDS = 25
 
 
@@ -97,6 +102,8 @@ def slices_of(rows: Sequence[LabelledRow]) -> dict[str, list[int]]:
             (f"long (over {_LONG_WORDS} words)", words > _LONG_WORDS),
             ("several companies", len(targets) > 1),
             ("opposite fates", len({m.label for m in row.mentions} & {"negative", "positive"}) == 2),
+            ("sarcasm (by its marks)", bool(_SARCASM.search(row.text))),
+            *((f"kind {kind}", True) for kind in row.kinds),
         ):
             if there:
                 found.setdefault(name, []).append(index)

@@ -23,12 +23,13 @@ from torch import Tensor, nn
 from exporters.network import Network, NetworkSpec, save_run
 from monitor.errors import Fatal
 from monitor.learning.bases import encoder_config, find_base
-from monitor.learning.features import Example, make_examples
+from monitor.learning.features import Example, join, make_examples
 from monitor.learning.metrics import classification, multilabel, tag_f1
-from monitor.learning.recipe import Recipe, head_for
+from monitor.learning.recipe import Recipe, head_for, named_for
 from monitor.learning.rows import LabelledRow, fingerprint, licences, splits_of
 
 RUN_FILE, CHECKPOINT, BEST, HISTORY = "run.json", "checkpoint.pt", "best", "history.jsonl"
+JOINERS = (";", ",", "while", "as", "but", "and", "|", ".", "-", "; meanwhile", ", whereas", "even as")
 Progress = Callable[[int, int, dict[str, float]], None]
 
 
@@ -75,6 +76,49 @@ def batches_of(examples: Sequence[Example], *, batch_documents: int, rng: random
         batches += [chunk[i : i + batch_documents] for i in range(0, len(chunk), batch_documents)]
     rng.shuffle(batches)
     return batches
+
+
+def visited(examples: Sequence[Example], passes: dict[str, float], rng: random.Random) -> list[int]:
+    """Which examples an epoch visits, by the passes of their sources; the count doesn't depend on `rng`."""
+    by_source: dict[str, list[int]] = {}
+    for index, example in enumerate(examples):
+        by_source.setdefault(example.source, []).append(index)
+    chosen: list[int] = []
+    for source, indices in sorted(by_source.items()):
+        wanted = named_for(passes, source)
+        count = round(len(indices) * (1.0 if wanted is None else wanted))
+        chosen += indices * (count // len(indices))
+        chosen += rng.sample(indices, count % len(indices))
+    return chosen
+
+
+def joined_pairs(
+    examples: Sequence[Example],
+    head: str,
+    count: int,
+    joiners: Sequence[Sequence[int]],
+    *,
+    tokens_max: int,
+    rng: random.Random,
+) -> list[Example]:
+    """`count` pairs of examples of one mention head in one breath; three in four have companies with different fates."""
+    able = [e for e in examples if any(m.head == head for m in e.mentions) and len(e.ids) <= tokens_max // 2 - 4]
+    by_fate: dict[int, list[Example]] = {}
+    for example in able:
+        fate = next(m.target for m in example.mentions if m.head == head)
+        by_fate.setdefault(max(range(3), key=(fate or (0, 1, 0)).__getitem__), []).append(example)
+    if len(able) < 2:
+        return []
+    pairs = []
+    for _ in range(count):
+        first = second = rng.choice(able)
+        if len(by_fate) > 1 and rng.random() < 0.75:
+            one, other = rng.sample(sorted(by_fate), 2)
+            first, second = rng.choice(by_fate[one]), rng.choice(by_fate[other])
+        while second is first:
+            second = rng.choice(able)
+        pairs.append(join(first, second, rng.choice(joiners)))
+    return pairs
 
 
 def collate(examples: Sequence[Example], pad_id: int) -> dict[str, Any]:
@@ -125,7 +169,8 @@ class _Trainer:
             raise Fatal("too few rows: both the training and the validation split need some; give more data")
         self.network = _network(base, spec, recipe)
         self.optimiser = _optimiser(self.network, recipe)
-        self.steps_per_epoch = math.ceil(len(self.train_set) / recipe.run.batch_documents)
+        self.joiners = [self.tokenizer.encode(text, add_special_tokens=False).ids for text in JOINERS]
+        self.steps_per_epoch = math.ceil(len(self._epoch(0)) / recipe.run.batch_documents)
         self.step = 0
         self.best_score, self.best_epoch = -math.inf, -1
         self.history: list[dict[str, Any]] = []
@@ -139,11 +184,12 @@ class _Trainer:
         total = run.epochs * self.steps_per_epoch
         for epoch in range(self.step // self.steps_per_epoch, run.epochs):
             _freeze(self.network, self.recipe, epoch)
+            examples = self._epoch(epoch)
             batches = batches_of(
-                self.train_set, batch_documents=run.batch_documents, rng=random.Random(f"{run.seed}/{epoch}")
+                examples, batch_documents=run.batch_documents, rng=random.Random(f"{run.seed}/{epoch}")
             )
             for batch in batches[self.step - epoch * self.steps_per_epoch :]:
-                losses = self._learn([self.train_set[i] for i in batch], total)
+                losses = self._learn([examples[i] for i in batch], total)
                 self.step += 1
                 progress(self.step, total, losses)
                 if self.step % run.checkpoint_every_steps == 0 or self.step == steps_max:
@@ -157,6 +203,21 @@ class _Trainer:
         (self.out / CHECKPOINT).unlink(missing_ok=True)
         best = next(h for h in self.history if h["epoch"] == self.best_epoch)
         return Trained(folder=self.out / BEST, metrics=best["valid"], epochs=len(self.history))
+
+    def _epoch(self, epoch: int) -> list[Example]:
+        """What one epoch learns from, in no order: the same for the same seed and epoch."""
+        data, run = self.recipe.data, self.recipe.run
+        rng = random.Random(f"{run.seed}/{epoch}/rows")
+        chosen = [self.train_set[i] for i in visited(self.train_set, data.passes, rng)]
+        served = sum(
+            1.0 if (passes := named_for(data.passes, e.source)) is None else passes
+            for e in self.train_set
+            if any(m.head == data.serve_mention for m in e.mentions)
+        )
+        count = round(data.joined_share * served)
+        return chosen + joined_pairs(
+            self.train_set, data.serve_mention, count, self.joiners, tokens_max=run.tokens_max, rng=rng
+        )
 
     def _learn(self, examples: list[Example], total: int) -> dict[str, float]:
         self.network.train()

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import msgspec
 import structlog
 
-from monitor.clock import Clock
+from monitor.clock import Clock, WallSteps
 from monitor.errors import Fenced, Rejectable, Retryable
 from monitor.loops.core import Fate, Outcome, PartitionCore
 from monitor.loops.lag import LagGauge
@@ -96,7 +96,7 @@ class Store(Protocol):
     def mentions_since(self, partition: int, published_at_ms: int) -> Iterable[ScoredMention]: ...
     def known_mentions(self, ids: Collection[str]) -> set[str]: ...
     def transaction(self) -> AbstractContextManager[Transaction]: ...
-    def purge(self, before_ms: int) -> int: ...
+    def purge(self, before_ms: int, *, rows_max: int) -> int: ...
 
 
 class Pages(Protocol):
@@ -108,7 +108,7 @@ class Pages(Protocol):
 class Watchkeeper(Protocol):
     """Tells operators of dead feeds, lag and degraded scoring; see watchkeeping.py."""
 
-    def turn(self, lag: Callable[[], Mapping[Partition, int]]) -> int: ...
+    def turn(self, lag: Callable[[], Mapping[Partition, int]], settled: Mapping[str, int] | None) -> int: ...
 
 
 class CoreFactory(Protocol):
@@ -129,7 +129,11 @@ class CoreFactory(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchLoopPolicy:
-    """`idle_tick_s`: how often event time is moved on in a partition in which nobody speaks. `engine`: what score is to run on."""
+    """`idle_tick_s`: how often event time is moved on in a partition in which nobody speaks. `engine`: what score is to run on.
+
+    A purge takes at most `purge_rows_max` rows of a table, so that it never holds the database for long; when that was
+    not all, it goes on after `purge_again_s`.
+    """
 
     engine: str = "cpu"
     batch_mentions_max: int = 1_000
@@ -137,6 +141,8 @@ class WatchLoopPolicy:
     idle_tick_s: float = 5.0
     retention_ms: int = 90 * 86_400_000
     purge_every_s: float = 3_600.0
+    purge_again_s: float = 5.0
+    purge_rows_max: int = 10_000
 
 
 @dataclass(slots=True, kw_only=True)
@@ -187,12 +193,17 @@ class WatchLoop:
         policy: WatchLoopPolicy,
         seen: Callable[[str], None] = lambda _beat: None,
         metrics: Metrics | None = None,
+        upstream: Callable[[], Mapping[str, int]] | None = None,
     ) -> None:
+        """`upstream`: raw partition → wall time (ms) until which all its mentions are in our topic; see `_idle`."""
         self._source, self._store, self._cores = source, store, cores
         self._paging, self._watchkeeping, self._topic = paging, watchkeeping, topic_mentions
         self._clock, self._policy, self._seen = clock, policy, seen
         self._metrics = metrics or Metrics()
+        self._upstream = upstream
+        self._settled: Mapping[str, int] = {}
         self._purge_at_s = 0.0
+        self._steps = WallSteps(clock)
         self._lag = LagGauge(clock, self._metrics)
         self._owned: dict[Partition, _Owned] = {}
         self.counts = WatchCounts()
@@ -204,6 +215,8 @@ class WatchLoop:
         stepped = self.counts.transitions
         messages = self._source.poll(self._policy.batch_mentions_max, self._policy.poll_ms)
         self._seen("poll")
+        if self._upstream is not None:
+            self._settled = self._upstream()
         batches: dict[Partition, list[Message]] = {}
         for message in messages:
             batches.setdefault((message.place.topic, message.place.partition), []).append(message)
@@ -214,7 +227,7 @@ class WatchLoop:
         if self._paging is not None:
             self._paging.turn(hurry=self.counts.transitions > stepped)
         if self._watchkeeping is not None:
-            self._watchkeeping.turn(self._source.lag)
+            self._watchkeeping.turn(self._source.lag, self._settled if self._upstream is not None else None)
         self._purge()
         self._lag.measure(self._source.lag)
         return len(messages)
@@ -225,8 +238,9 @@ class WatchLoop:
         reached = [at_ms for at_ms in self.watermarks().values() if at_ms is not None]
         if now_s < self._purge_at_s or not reached:
             return
-        self._purge_at_s = now_s + self._policy.purge_every_s
-        gone = self._store.purge(min(reached) - self._policy.retention_ms)
+        policy = self._policy
+        gone = self._store.purge(min(reached) - policy.retention_ms, rows_max=policy.purge_rows_max)
+        self._purge_at_s = now_s + (policy.purge_every_s if gone < policy.purge_rows_max else policy.purge_again_s)
         if gone:
             log.info("watch.purged", rows=gone)
 
@@ -265,13 +279,26 @@ class WatchLoop:
     def _fold(self, partition: Partition, batch: list[Message]) -> None:
         """Gather, decide, apply: everything that this batch changes, in one transaction."""
         owned = self._owned.get(partition) or self._restore(partition)
-        now_ms = self._clock.now_ms()
-        fresh, letters = self._gather(owned, batch)
+        if batch and owned.stored is not None:
+            # Behind the stored position: fetched before a seek took effect. The offset must never go back.
+            batch = [message for message in batch if message.place.offset >= owned.stored]
+            if not batch:
+                return
+        now_ms, steady_ms = self._steps.latest_ms(), round(1000 * self._clock.monotonic_s())
+        fresh, letters = self._gather(batch)
+        owned.core.settle(self._settled)
         fates = {
-            m.id: owned.core.take(m, origin=_header(message, ORIGIN_HEADER), now_ms=now_ms) for m, message in fresh
+            m.id: owned.core.take(m, origin=_header(message, ORIGIN_HEADER), now_ms=now_ms, steady_ms=steady_ms)
+            for m, message in fresh
         }
         engines = [_header(message, ENGINE_HEADER) for _, message in fresh]
-        outcome = owned.core.advance() if batch else owned.core.tick(now_ms, drained=True)
+        silent_until_ms = self._silent_until_ms(steady_ms)
+        if batch:
+            outcome = owned.core.advance()
+        elif silent_until_ms:
+            outcome = owned.core.tick(silent_until_ms, drained=True)
+        else:
+            outcome = Outcome()
         owned.active_s = self._clock.monotonic_s()
         following = batch[-1].place.offset + 1 if batch else owned.stored
         if following is None or not (batch or _changed(outcome)):
@@ -343,15 +370,11 @@ class WatchLoop:
         if owned.core.watermark_ms is not None:
             self._metrics.gauge("watch_watermark_seconds", owned.core.watermark_ms / 1000, label=str(partition[1]))
 
-    def _gather(
-        self, owned: _Owned, batch: list[Message]
-    ) -> tuple[list[tuple[ScoredMention, Message]], list[DeadLetter]]:
+    def _gather(self, batch: list[Message]) -> tuple[list[tuple[ScoredMention, Message]], list[DeadLetter]]:
         """Decode, leave out what is stored or twice in the batch, quarantine what is no mention."""
         decoded: dict[str, tuple[ScoredMention, Message]] = {}
         letters = []
         for message in batch:
-            if owned.stored is not None and message.place.offset < owned.stored:
-                continue  # behind the stored position: fetched before a seek took effect
             try:
                 mention = decode_mention(message)
             except Rejectable as err:
@@ -400,7 +423,10 @@ class WatchLoop:
         self._source.commit({partition: following})
 
     def _idle(self) -> list[Partition]:
-        """Partitions of ours in which event time must be moved on, because nobody speaks and nothing waits."""
+        """Partitions of ours in which event time must be moved on, because nobody speaks and nothing waits.
+
+        Nothing waits when our own topic is read to its end, asked after `score` was: it goes on only as far as `score` is.
+        """
         now_s = self._clock.monotonic_s()
         for partition in self._source.assignment():
             if partition[0] == self._topic and partition not in self._owned:
@@ -410,6 +436,10 @@ class WatchLoop:
             return []
         lag = self._source.lag()
         return [partition for partition in quiet if lag.get(partition, 1) <= 0]
+
+    def _silent_until_ms(self, steady_ms: int) -> int:
+        """Silence counts only as far as every raw partition has been judged; 0 while that is not known."""
+        return min(self._settled.values(), default=steady_ms if self._upstream is None else 0)
 
 
 def decode_mention(message: Message) -> ScoredMention:

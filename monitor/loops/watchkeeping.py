@@ -26,6 +26,7 @@ from monitor.alerting.silence_states import (
     keep_watch,
     lag_finding,
     late_finding,
+    score_behind,
     scoring_findings,
     troubles,
 )
@@ -71,7 +72,7 @@ class WatchkeepingPolicy:
 
 
 class Watchkeeping:
-    """`turn(lag)` looks around when it is time to."""
+    """`turn` looks around when it is time to."""
 
     def __init__(
         self,
@@ -90,16 +91,27 @@ class Watchkeeping:
         self._next_s = clock.monotonic_s() + self._policy.every_s
         self._forget_s = clock.monotonic_s() + self._policy.forget_every_s
 
-    def turn(self, lag: Callable[[], Mapping[Partition, int]]) -> int:
-        """Returns how many operators' messages were written. Raises Retryable."""
+    def turn(self, lag: Callable[[], Mapping[Partition, int]], settled: Mapping[str, int] | None = None) -> int:
+        """Returns how many operators' messages were written. Raises Retryable.
+
+        `settled`: raw partition → milliseconds of the monotonic clock until which score has worked it off; None: nobody asks.
+        """
         now_s = self._clock.monotonic_s()
         if now_s < self._next_s:
             return 0
         self._next_s = now_s + self._policy.every_s
         waiting = lag()
-        findings = [*self._backlogs(waiting, now_s), *self._feeds(waiting), *self._shares()]
+        behind_s = {name: now_s - at_ms / 1000 for name, at_ms in (settled or {}).items()}
+        quiet_s = self._rules.health.silent_after_settled_s
+        # Silence is the world's only when nothing waits, neither here nor before score.
+        drained = bool(waiting) and all(messages <= 0 for messages in waiting.values())
+        drained = drained and (settled is None or (bool(settled) and max(behind_s.values()) <= quiet_s))
+        behind = score_behind({n: s for n, s in behind_s.items() if (settled or {})[n] > 0}, rules=self._rules.health)
+        findings = [*self._backlogs(waiting, now_s), *behind, *self._feeds(drained), *self._shares()]
+        mine = {f"{Trouble.LAG} {_name(partition)}" for partition in waiting}
+        mine |= {f"{Trouble.LAG} score {name}" for name in behind_s}
         try:
-            return self._apply(findings, waiting)
+            return self._apply(findings, mine)
         except Fenced:
             log.debug("watchkeeping.fenced")  # another process looks around: the next turn sees what it wrote
             return 0
@@ -114,7 +126,7 @@ class Watchkeeping:
                 found.append(lag_finding(_name(partition), messages))
         return found
 
-    def _feeds(self, waiting: Mapping[Partition, int]) -> list[Finding]:
+    def _feeds(self, drained: bool) -> list[Finding]:
         newest = self._store.newest_heard_hour()
         if newest is None:
             return []
@@ -124,7 +136,6 @@ class Watchkeeping:
         if self._clock.monotonic_s() >= self._forget_s:
             self._forget_s = self._clock.monotonic_s() + self._policy.forget_every_s
             self._store.forget_health(before_hour=first, before_ms=self._clock.now_ms() - SHARES_BEFORE_MS - DAY_MS)
-        drained = bool(waiting) and all(messages <= 0 for messages in waiting.values())
         at_ms = clock_ms(feeds, now_ms=self._clock.now_ms(), drained=drained, rules=own)
         return [*feed_findings(feeds, at_ms=at_ms, rules=own), *late_finding(feeds, rules=own)]
 
@@ -135,10 +146,9 @@ class Watchkeeping:
         before = self._store.intake_shares(since_ms - SHARES_BEFORE_MS, since_ms)
         return scoring_findings(_shares(now), _shares(before), rules=own)
 
-    def _apply(self, findings: Sequence[Finding], waiting: Mapping[Partition, int]) -> int:
+    def _apply(self, findings: Sequence[Finding], mine: set[str]) -> int:
         version, blob = self._store.paging_state(WATCHKEEPER)
         state = _state(blob) if version else KeeperState()
-        mine = {f"{Trouble.LAG} {_name(partition)}" for partition in waiting}
         now_ms = self._clock.now_ms()
         messages = keep_watch(state, findings, now_ms=now_ms, rules=self._rules.health, mine=mine)
         fresh = msgspec.msgpack.encode(state)

@@ -96,6 +96,20 @@ class Decision(Protocol):
     def silence(self) -> int | None: ...
 
 
+class StoredAnchor(Record, frozen=True, kw_only=True):
+    """One row of `anchors`: `refused_*` while the partition is held, `accepted_next` until the role has gone on there."""
+
+    consumer_group: str
+    topic: str
+    partition: int
+    topic_id: str
+    anchored_at_ms: int
+    accepted_next: int | None
+    refused_reason: str | None
+    refused_detail: str | None
+    refused_at_ms: int | None
+
+
 class StoredBucket(Record, frozen=True, kw_only=True):
     """One row of `buckets`."""
 

@@ -300,3 +300,27 @@ attempts = Table(
     Column("offset", BigInteger, primary_key=True, autoincrement=False),
     Column("count", Integer, nullable=False),
 )
+
+reaches = Table(
+    "reaches",
+    metadata,
+    Column("topic", Text, primary_key=True),
+    Column("partition", Integer, primary_key=True, autoincrement=False),
+    Column("owner", Text, nullable=False),
+    Column("reach", BigInteger, nullable=False),
+)
+
+# Which topic (by the broker's id) the offsets of a group belong to, and what is refused until an operator accepts it.
+anchors = Table(
+    "anchors",
+    metadata,
+    Column("consumer_group", Text, primary_key=True),
+    Column("topic", Text, primary_key=True),
+    Column("partition", Integer, primary_key=True, autoincrement=False),
+    Column("topic_id", Text, nullable=False),
+    Column("anchored_at_ms", BigInteger, nullable=False),
+    Column("accepted_next", BigInteger),
+    Column("refused_reason", Text),
+    Column("refused_detail", Text),
+    Column("refused_at_ms", BigInteger),
+)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -219,6 +220,38 @@ def test_a_receiver_that_is_gone_is_left_alone_until_somebody_retries(store: Sto
     assert len(store.claim_deliveries("desk", owner="one", now_ms=20, lease_ms=9, limit=5)) == 1
 
 
+def test_what_is_given_back_was_never_claimed(store: Store) -> None:
+    with store.transaction() as t:
+        t.record_transitions([transition("opened", 1)], [Desk()], now_ms=0)
+    (claimed,) = store.claim_deliveries("desk", owner="one", now_ms=10, lease_ms=100, limit=5)
+    assert store.release_deliveries([claimed.id], owner="two") == 0, "only its owner gives it back"
+    assert store.release_deliveries([claimed.id], owner="one") == 1
+    (again,) = store.claim_deliveries("desk", owner="two", now_ms=20, lease_ms=100, limit=5)
+    assert (again.attempts, again.first_attempt_at_ms) == (1, 20)
+
+
+def test_what_is_remembered_of_a_receiver_is_changed_as_one(store: Store) -> None:
+    def failed(state: ReceiverState) -> ReceiverState:
+        return ReceiverState(name=state.name, open_until_ms=50, consecutive_failures=state.consecutive_failures + 1)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _n: store.change_receiver("desk", failed), range(8)))
+    assert store.receiver_state("desk").consecutive_failures == 8
+    assert [state.name for state in store.receiver_states()] == ["desk"]
+    assert not store.take_probe("desk", now_ms=49, until_ms=99)
+    assert [store.take_probe("desk", now_ms=50, until_ms=99) for _ in range(2)] == [True, False]
+
+
+def test_what_is_written_for_a_disabled_receiver_is_parked_and_can_be_woken(store: Store) -> None:
+    store.disable_receiver("desk", reason="410", now_ms=5)
+    with store.transaction() as t:
+        t.record_transitions([transition("opened", 1, "high")], [Desk(), Boss()], now_ms=0)
+    assert [store.park_deliveries("desk") for _ in range(2)] == [1, 0]
+    assert {d.receiver: d.status for d in store.deliveries()} == {"desk": "disabled", "boss": "pending"}
+    assert store.retry_deliveries(now_ms=9, receiver="boss") == 0
+    assert store.retry_deliveries(now_ms=9) == 1
+
+
 def test_a_dead_letter_is_kept_once_with_its_bytes(store: Store) -> None:
     letter = DeadLetter(
         place=Place(topic="news", partition=1, offset=7),
@@ -242,14 +275,27 @@ def test_a_dead_letter_is_kept_once_with_its_bytes(store: Store) -> None:
     assert store.dead_letters(pending=True) == []
 
 
-def test_attempts_are_counted_across_restarts(store: Store, url: str) -> None:
-    place = Place(topic="news", partition=0, offset=3)
-    assert store.note_attempts([place]) == {place: 1}
+def test_attempts_are_counted_across_restarts_and_forgotten_with_the_next_one(store: Store, url: str) -> None:
+    first, second = (Place(topic="news", partition=0, offset=offset) for offset in (3, 4))
+    assert store.note_attempt(first) == 1
     again = Store.open(url)
-    assert again.note_attempts([place]) == {place: 2}
-    again.clear_attempts([place])
-    assert again.note_attempts([place]) == {place: 1}
+    assert again.note_attempt(first) == 2
+    assert again.note_attempt(second, survived=first) == 1
+    assert again.note_attempt(first) == 1
+    again.clear_attempts([second])
+    assert again.note_attempt(second) == 1
     again.close()
+
+
+def test_a_mark_is_seen_by_others_and_taken_away_by_its_owner_only(store: Store) -> None:
+    mine, other = ("news", 0), ("news", 1)
+    store.note_reaches({mine: 10, other: 7}, owner="one")
+    store.note_reaches({mine: 20}, owner="one")
+    assert store.reaches_left([mine, other], owner="one") == {}
+    assert store.reaches_left([mine, ("social", 0)], owner="two") == {mine: 20}
+    store.note_reaches({mine: 30}, owner="two")
+    store.clear_reaches([mine, other], owner="one")
+    assert store.reaches_left([mine, other], owner="three") == {mine: 30}
 
 
 def test_the_migrations_make_the_tables_that_the_code_expects(store: Store) -> None:

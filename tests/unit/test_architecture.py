@@ -47,6 +47,8 @@ PURE = (
     "alerting/detectors.py",
     "alerting/evidence.py",
     "alerting/lifecycle.py",
+    "delivery/circuit.py",
+    "delivery/outbox.py",
     "alerting/levels.py",
     "alerting/paging.py",
     "alerting/silence_states.py",
@@ -56,6 +58,8 @@ PURE = (
     "delivery/signing.py",
     "learning/metrics.py",
     "learning/evaluate.py",
+    "learning/findings.py",
+    "learning/report.py",
     "loops/core.py",
     "loops/offsets.py",
 )
@@ -69,7 +73,7 @@ WORLD = {
     "kafka",
     "torch",
     "onnxruntime",
-    "httpx2",
+    "httpcore2",
     "os",
 }
 

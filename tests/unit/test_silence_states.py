@@ -267,6 +267,7 @@ class Rig:
     def __init__(self, store: Store) -> None:
         self.store, self.clock, self.metrics = store, ManualClock(at(0)), Metrics()
         self.health = Health({})
+        self.behind_s: float | None = None
         self.lag: Mapping[tuple[str, int], int] = {("mentions", 0): 0}
         self.keeper = Watchkeeping(
             store=store,
@@ -283,7 +284,9 @@ class Rig:
         told = 0
         while self.clock.now_ms() < at(hour):
             self.clock.advance(900)
-            told += self.keeper.turn(lambda: self.lag)
+            steady_ms = round(self.clock.monotonic_s() * 1000)
+            settled = None if self.behind_s is None else {"news/0": steady_ms - round(self.behind_s * 1000)}
+            told += self.keeper.turn(lambda: self.lag, settled)
         return told
 
     def speak(self, first: int, last: int) -> None:
@@ -337,6 +340,16 @@ def test_our_own_backlog_is_lag_and_not_a_dead_feed(store: Store) -> None:
     assert rig.pass_to(102) == 1
     assert [s.trouble for s in store.operator_alerts()] == ["lag"]
     assert rig.health.degraded[0].startswith("lag mentions/0: 7 messages wait")
+
+
+@pytest.mark.parametrize(("behind_s", "told"), [(5.0, ["feed_down"]), (120.0, []), (3_000.0, ["lag"])])
+def test_a_silence_behind_a_slow_score_is_not_a_dead_feed(store: Store, behind_s: float, told: list[str]) -> None:
+    rig = Rig(store)
+    rig.speak(0, 96)
+    rig.clock.advance((at(96) - at(0)) / 1000)
+    rig.behind_s = behind_s
+    rig.pass_to(102)
+    assert [s.trouble for s in store.operator_alerts()] == told
 
 
 def test_a_look_around_is_a_finding_only_while_it_lasts() -> None:

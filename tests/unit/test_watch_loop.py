@@ -1,6 +1,6 @@
 """The watch loop: a batch is written whole or not at all, a repeat changes nothing, a zombie writes nothing."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,7 +93,9 @@ def store(tmp_path: Path) -> Iterator[Store]:
     opened.close()
 
 
-def build(store: Store, **policy: int) -> tuple[WatchLoop, FakeSource, ManualClock]:
+def build(
+    store: Store, upstream: Callable[[], Mapping[str, int]] | None = None, **policy: int
+) -> tuple[WatchLoop, FakeSource, ManualClock]:
     source, clock = FakeSource(store), ManualClock(NOW_MS)
     loop = WatchLoop(
         source=source,
@@ -102,6 +104,7 @@ def build(store: Store, **policy: int) -> tuple[WatchLoop, FakeSource, ManualClo
         topic_mentions=PARTITION[0],
         clock=clock,
         policy=WatchLoopPolicy(**policy),
+        upstream=upstream,
     )
     return loop, source, clock
 
@@ -218,6 +221,39 @@ def test_a_lost_partition_is_forgotten_and_read_back_when_it_returns(store: Stor
     source.add(*(mention(n) for n in range(10, 20)))
     loop.turn()
     assert written(store) == (20, 20, 17)
+
+
+def test_silence_behind_a_backlog_is_no_silence(store: Store) -> None:
+    """Nobody speaks in our topic, but score has not read the raw topics yet: event time stands until it has."""
+    settled = {"news/0": 0, "social/0": 0}
+    loop, source, clock = build(store, upstream=lambda: settled)
+    source.add(*(mention(n) for n in range(10)))
+    loop.turn()
+    assert written(store) == (10, 10, 7)
+    clock.advance(600)
+    loop.turn()
+    settled["news/0"] = clock.now_ms()
+    loop.turn()
+    assert written(store) == (10, 10, 7), "social/0 may still hold an older story"
+    settled["social/0"] = clock.now_ms()
+    clock.advance(60)
+    loop.turn()
+    clock.advance(600)
+    settled |= dict.fromkeys(settled, clock.now_ms())
+    loop.turn()
+    assert written(store) == (10, 10, 10)
+
+
+def test_a_purge_that_was_not_all_goes_on(store: Store) -> None:
+    loop, source, clock = build(store, retention_ms=60_000, purge_rows_max=2)
+    source.add(*(mention(n) for n in range(10)))
+    loop.turn()
+    left = [store.counts().mentions]
+    for _ in range(3):
+        clock.advance(6)
+        loop.turn()
+        left.append(store.counts().mentions)
+    assert left == [8, 6, 4, 4], "what is older than a minute before the watermark, two rows at a time"
 
 
 def test_how_far_behind_we_are_is_told(store: Store) -> None:

@@ -301,7 +301,7 @@ def _run_watch(settings: Settings, stop: threading.Event, clock: Clock, notifier
             paging=Paging(
                 store=store,
                 rules=rules,
-                sectors={company.symbol: company.sector for company in watchlist.companies},
+                sectors=watchlist.sectors(),
                 receivers=receivers_of(settings),
                 topic_mentions=kafka.topic_mentions,
                 clock=clock,

@@ -69,7 +69,8 @@ def backtest(
     chosen = load_rules(rules or settings.rules.path)
     others = [load_rules(path) for path in sweep]
     known = load_events(events) if events else ()
-    names = load_watchlist(watchlist or settings.watchlist.path).names()
+    companies = load_watchlist(watchlist or settings.watchlist.path)
+    names, sectors = companies.names(), companies.sectors()
     scorer = make_scorer(settings)
     cache = settings.bundle.cache_dir or Path.home() / ".cache" / "tapewatch"
     documents = read_documents(settings, files, watchlist, progress=progress, warn=warn)
@@ -77,7 +78,7 @@ def backtest(
         documents, judge=scorer, bundle=f"{scorer.bundle.model}/{settings.bundle.precision}", cache_dir=cache
     )
     partitions = settings.kafka.partitions
-    result = run_backtest(mentions, rules=chosen, names=names, partitions=partitions)
+    result = run_backtest(mentions, rules=chosen, names=names, sectors=sectors, partitions=partitions)
     extra: dict[str, Any] = {}
     if known:
         extra["events"] = judge_events(result, mentions, known)

@@ -22,7 +22,17 @@ from monitor.alerting.lifecycle import (
     severity,
     step,
 )
-from monitor.alerting.paging import Message, Pager, PageReason, PagerState, Settled, Step, Told, Verdict
+from monitor.alerting.paging import (
+    Message,
+    Pager,
+    PageReason,
+    PagerState,
+    Settled,
+    Step,
+    Told,
+    Verdict,
+    page_history,
+)
 from monitor.alerting.rules import Rules, VoiceRules, load_rules, parse_rules
 from monitor.alerting.silence_states import Feed, Finding, Hearing, KeeperState, OperatorMessage, Shares, Trouble
 from monitor.alerting.silences import Hours, Silence
@@ -77,6 +87,7 @@ __all__ = [
     "expected",
     "exposure",
     "load_rules",
+    "page_history",
     "parse_rules",
     "quote",
     "reasons",

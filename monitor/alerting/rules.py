@@ -119,7 +119,7 @@ class PagingRules(_Section):
 
     group_wait_s: Annotated[float, Field(ge=0)] = 30.0
     group_join_s: Positive = 3_600.0
-    repeat_s: Positive = 14_400.0
+    repeat_s: Positive = 43_200.0
     digest_s: Positive = 900.0
     market_members_min: Annotated[int, Field(ge=2)] = 8
     market_sectors_min: Count = 3

@@ -49,7 +49,7 @@ class Store(Protocol):
     """Where steps wait, and what the desk has said."""
 
     def partition_marks(self, topic: str) -> Sequence[StoredMark]: ...
-    def waiting_steps(self, until_ms: int) -> Sequence[WaitingStep]: ...
+    def waiting_steps(self, until_ms: int, *, limit: int) -> Sequence[WaitingStep]: ...
     def paging_state(self, keeper: int) -> tuple[int, bytes]: ...
     def silences(self, *, ended_before_ms: int | None = None) -> Sequence[StoredSilence]: ...
     def acknowledged(self, alert_ids: Collection[str]) -> Mapping[str, str]: ...
@@ -58,9 +58,10 @@ class Store(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PagingPolicy:
-    """`bucket_ms`: event time is complete only up to the last closed bucket."""
+    """`bucket_ms`: event time is complete only up to the last closed bucket. A turn takes at most `steps_max` steps."""
 
     every_s: float = 1.0
+    steps_max: int = 2_000
     bucket_ms: int = 60_000
 
 
@@ -124,7 +125,13 @@ class Paging:
         version, blob = self._store.paging_state(PAGER)
         state = _decoded(blob, PagerState) if version else PagerState()
         pager = Pager(rules=self._rules, sectors=self._sectors, state=state)
-        steps = self._store.waiting_steps(reached_ms)
+        steps = list(self._store.waiting_steps(reached_ms, limit=self._policy.steps_max))
+        if len(steps) >= self._policy.steps_max:
+            # There may be more: no further than what was read, and of its last moment nothing but when it is all there is.
+            last_ms = steps[-1].transition.at_ms
+            reached_ms = last_ms - 1
+            steps = [step for step in steps if step.transition.at_ms < last_ms] or steps
+            self._next_s = 0.0
         due_ms = pager.due_ms()
         if not steps and (due_ms is None or due_ms > reached_ms):
             return 0
@@ -145,7 +152,7 @@ class Paging:
             self._metrics.count("paging_messages_total", label=str(message.reason))
             log.info("page.told", page=message.page, change=message.event, reason=message.reason)
         for settled in told.settled:
-            if settled.verdict is not Verdict.TOLD:
+            if settled.verdict not in {Verdict.TOLD, Verdict.PENDING}:
                 self._metrics.count("paging_silent_total", label=str(settled.reason))
                 log.info("page.silent", alert=settled.alert, reason=settled.reason, silence=settled.silence)
         return len(told.messages)

@@ -15,8 +15,6 @@ from monitor.store import tables as t
 from monitor.store.rows import StoredDecision, StoredMark, StoredSilence, WaitingStep, storable
 from monitor.store.watching import PAGER, chunks, upsert
 
-STEPS_MAX = 2_000
-
 
 class Paging(ABC):
     """Mixed into `Store`."""
@@ -36,7 +34,7 @@ class Paging(ABC):
             )
             return [StoredMark(**row._mapping) for row in rows]
 
-    def waiting_steps(self, until_ms: int) -> list[WaitingStep]:
+    def waiting_steps(self, until_ms: int, *, limit: int = 2_000) -> list[WaitingStep]:
         """Steps of alerts up to this moment of event time that nobody has decided about, oldest first."""
         d, s = t.paging_decisions.c, t.alert_transitions.c
         wanted = (
@@ -44,7 +42,7 @@ class Paging(ABC):
             .join(t.alert_transitions, (s.alert_id == d.alert_id) & (s.sequence == d.sequence))
             .where(d.verdict == "waiting", d.at_ms <= until_ms)
             .order_by(d.at_ms, d.alert_id, d.sequence)
-            .limit(STEPS_MAX)
+            .limit(limit)
         )
         with self._reading("reading steps") as connection:
             rows = connection.execute(wanted).all()

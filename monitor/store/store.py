@@ -177,12 +177,13 @@ class Store(Outbox, Attempts, TopicAnchors, Paging, Health):
             )
 
     def purge(self, before_ms: int, *, rows_max: int = 10_000) -> int:
-        """Forget mentions and buckets that are older, at most `rows_max` of each; alerts are kept. Returns how many."""
+        """Forget mentions, buckets and suppressions that are older, at most `rows_max` of each; alerts are kept. Returns how many."""
         gone = 0
         with self._writing("purging") as connection:
             for table, key, time in (
                 (t.mentions, t.mentions.c.id, t.mentions.c.published_at_ms),
                 (t.buckets, t.buckets.c.start_ms, t.buckets.c.start_ms),
+                (t.suppressions, t.suppressions.c.at_ms, t.suppressions.c.at_ms),
             ):
                 old = select(key).where(time < before_ms).order_by(time).limit(rows_max)
                 gone += connection.execute(delete(table).where(key.in_(old.scalar_subquery()))).rowcount

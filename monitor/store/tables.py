@@ -164,7 +164,7 @@ paging_decisions = Table(
     ForeignKeyConstraint(
         ["alert_id", "sequence"], ["alert_transitions.alert_id", "alert_transitions.sequence"], ondelete="CASCADE"
     ),
-    CheckConstraint("verdict IN ('waiting', 'told', 'digested', 'silent')", name="verdict"),
+    CheckConstraint("verdict IN ('waiting', 'pending', 'told', 'digested', 'silent')", name="verdict"),
     Index(None, "verdict", "at_ms"),
 )
 

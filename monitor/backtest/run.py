@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from kafka.partitioner.default import murmur2
 
-from monitor.alerting import Rules
+from monitor.alerting import Rules, Told, Verdict, page_history
 from monitor.clock import to_rfc3339
 from monitor.loops.core import Outcome, PartitionCore, WatchPolicy
 from monitor.records import Alert, AlertTransition, Notice, ScoredMention
@@ -23,13 +23,14 @@ STORM = 4  # alerts in one hour
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BacktestResult:
-    """`alerts` as they stand at the end, in the order of opening; `transitions` in the order of event time."""
+    """`alerts` as they stand at the end, in the order of opening; `transitions` in the order of event time; `told`: the pages."""
 
     rules: Rules
     alerts: tuple[Alert, ...]
     transitions: tuple[AlertTransition, ...]
     buckets: tuple[BucketRow, ...]
     notices: tuple[Notice, ...]
+    told: Told
     counts: Mapping[str, int]
     mentions: int
     entities: int
@@ -98,6 +99,15 @@ class BacktestResult:
             "storms": self.storms(),
             "flaps": self.flaps(),
             "brigades": [msgspec.to_builtins(notice) for notice in self.notices],
+            "messages": len(self.told.messages),
+            "messages_by_reason": dict(sorted(Counter(str(m.reason) for m in self.told.messages).items())),
+            "steps_not_told": dict(
+                sorted(
+                    Counter(
+                        str(s.reason) for s in self.told.settled if s.verdict not in {Verdict.TOLD, Verdict.PENDING}
+                    ).items()
+                )
+            ),
             "models": sorted({alert.model for alert in self.alerts}),
         }
 
@@ -107,6 +117,7 @@ def run_backtest(
     *,
     rules: Rules,
     names: Mapping[str, str] = {},
+    sectors: Mapping[str, str] = {},
     partitions: int = 4,
     progress: Callable[[int], None] = lambda _count: None,
 ) -> BacktestResult:
@@ -146,6 +157,7 @@ def run_backtest(
         transitions=tuple(transitions),
         buckets=tuple(row for outcome in outcomes for row in outcome.buckets),
         notices=_latest(notice for outcome in outcomes for notice in outcome.notices),
+        told=page_history(transitions, rules=rules, sectors=sectors),
         counts={str(key): value for key, value in counts.items()},
         mentions=len(ordered),
         entities=len(where),

@@ -198,7 +198,7 @@ def _run_watch(settings: Settings, stop: threading.Event, clock: Clock) -> None:
     with ExitStack() as stack:
         parts = Parts.start(stack, settings, "watch", settings.watch.telemetry_port, clock)
         rules = load_rules(settings.rules.path)
-        names = load_watchlist(settings.watchlist.path).names()
+        watched = load_watchlist(settings.watchlist.path)
         store = _when_there(lambda: Store.open(database_url(settings)), stop)
         if store is None:
             return
@@ -217,7 +217,7 @@ def _run_watch(settings: Settings, stop: threading.Event, clock: Clock) -> None:
         loop = WatchLoop(
             source=source,
             store=store,
-            cores=CoreMaker(rules=rules, names=names, partitions=kafka.partitions),
+            cores=CoreMaker(rules=rules, names=watched.names(), sectors=watched.sectors(), partitions=kafka.partitions),
             receivers=receivers_of(settings),
             topic_mentions=kafka.topic_mentions,
             clock=clock,
@@ -321,18 +321,20 @@ class KafkaResults:
 class CoreMaker:
     """Makes the cores of the partitions that become ours."""
 
-    def __init__(self, *, rules: Rules, names: Mapping[str, str], partitions: int) -> None:
+    def __init__(
+        self, *, rules: Rules, names: Mapping[str, str], partitions: int, sectors: Mapping[str, str] = {}
+    ) -> None:
         """`partitions` of topic mentions share the budget."""
         from monitor.loops.core import WatchPolicy
 
-        self._rules, self._names = rules, names
+        self._rules, self._names, self._sectors = rules, names, sectors
         self._policy = WatchPolicy.of(rules, partitions=partitions)
         self.reach_back_ms = self._policy.reach_back_ms
 
     def empty(self) -> PartitionCore:
         from monitor.loops.core import PartitionCore
 
-        return PartitionCore(policy=self._policy, rules=self._rules, names=self._names)
+        return PartitionCore(policy=self._policy, rules=self._rules, names=self._names, sectors=self._sectors)
 
     def restore(
         self,
@@ -348,6 +350,7 @@ class CoreMaker:
             policy=self._policy,
             rules=self._rules,
             names=self._names,
+            sectors=self._sectors,
             state=state,
             watermark_ms=watermark_ms,
             entity_states=entity_states,

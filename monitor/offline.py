@@ -54,8 +54,9 @@ def backtest(
     warn: Callable[[str], None],
 ) -> dict[str, Any]:
     """The live code path over history; returns the summary that was written to `out`."""
-    from monitor.alerting import load_rules
+    from monitor.alerting import Rules, load_rules
     from monitor.backtest import (
+        BacktestResult,
         compare,
         judge_events,
         load_events,
@@ -69,27 +70,29 @@ def backtest(
     chosen = load_rules(rules or settings.rules.path)
     others = [load_rules(path) for path in sweep]
     known = load_events(events) if events else ()
-    names = load_watchlist(watchlist or settings.watchlist.path).names()
+    watched = load_watchlist(watchlist or settings.watchlist.path)
     scorer = make_scorer(settings)
     cache = settings.bundle.cache_dir or Path.home() / ".cache" / "tapewatch"
     documents = read_documents(settings, files, watchlist, progress=progress, warn=warn)
     mentions = score_documents(
         documents, judge=scorer, bundle=f"{scorer.bundle.model}/{settings.bundle.precision}", cache_dir=cache
     )
-    partitions = settings.kafka.partitions
-    result = run_backtest(mentions, rules=chosen, names=names, partitions=partitions)
+
+    def play(told: Sequence[ScoredMention], by: Rules) -> BacktestResult:
+        return run_backtest(
+            told, rules=by, names=watched.names(), sectors=watched.sectors(), partitions=settings.kafka.partitions
+        )
+
+    result = play(mentions, chosen)
     extra: dict[str, Any] = {}
     if known:
         extra["events"] = judge_events(result, mentions, known)
     if nulls:
         extra["null_replays"] = [
-            _null(
-                run_backtest(null_replay(mentions, seed=seed), rules=chosen, names=names, partitions=partitions), seed
-            )
-            for seed in range(1, nulls + 1)
+            _null(play(null_replay(mentions, seed=seed), chosen), seed) for seed in range(1, nulls + 1)
         ]
     if others:
-        runs = [run_backtest(mentions, rules=other, names=names, partitions=partitions) for other in others]
+        runs = [play(mentions, other) for other in others]
         extra["sweep"] = [{"rule": run.rules.name, **compare(result, run)} for run in runs]
     return write_report(result, out, extra=extra)
 

@@ -14,6 +14,7 @@ from monitor.records import AlertKind
 KINDS: tuple[AlertKind, ...] = ("burst", "tone", "drift", "divergence")
 BUCKET_S = 60
 DAY_S = 86_400
+MARKET_S = 14_400
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -25,10 +26,11 @@ class _Section(BaseModel):
 
 
 class BudgetRules(_Section):
-    """False alerts a day over the whole watchlist, and how the detectors share them; shares need not add up to 1.
+    """Alerts a day over the whole watchlist while nothing happens, and how the detectors share them.
 
-    `record_days`: how much of the past the threshold is ranked against. `prior_days`: how many days of record the
-    theoretical p-values are worth while there is none. `looks_per_day`: independent looks a day at one entity in theory.
+    `half_life_days`: how long the record that scores are ranked against remembers. `prior_days`: how many days of record
+    the theoretical p-values are worth while there is none. `looks_per_day`: independent looks a day at one entity in
+    theory. `gain`: by how much (natural log) one alert owed or overspent moves the rate that may fire.
     """
 
     false_alerts_per_day: Positive = 2.0
@@ -36,9 +38,10 @@ class BudgetRules(_Section):
     tone: Share = 0.05
     drift: Share = 0.05
     divergence: Share = 0.05
-    record_days: Positive = 60.0
-    prior_days: Positive = 3.0
+    half_life_days: Positive = 30.0
+    prior_days: Positive = 2.0
     looks_per_day: Positive = 12.0
+    gain: Positive = 0.5
     alerts_per_hour_max: Count = 12
 
 
@@ -52,37 +55,39 @@ class TimeRules(_Section):
 
 class VoiceRules(_Section):
     """What one voice is worth. The k-th post of an author within 24 hours counts 1 / (1 + k × author_discount), the k-th of
-    a chorus of similar posts 1 / (1 + k × crowd_discount); a text without one new word counts `stale_weight`."""
+    a chorus of similar posts 1 / (1 + k × crowd_discount); a text without one new word counts `stale_weight`, and one that names n cashtags
+    n ^ −`list_discount`. A decisive story is of one of these events, or has one of these words in its title."""
 
     author_discount: Annotated[float, Field(ge=0)] = 1.0
     crowd_discount: Annotated[float, Field(ge=0)] = 1.0
     stale_weight: Share = 0.3
-    decisive_weight: Annotated[float, Field(ge=1)] = 3.0
+    list_discount: Share = 0.5
     decisive_events: tuple[str, ...] = ()
     decisive_words: tuple[str, ...] = ()
 
 
 class BaselineRules(_Section):
-    """`half_life_days` of what an entity is used to; `prior_hours` of record that the market's average is worth for it."""
+    """`half_life_days` of what an entity is used to; `prior_hours` of record that the market's average is worth for it;
+    `decisive_weight_max` voices that a decisive story may be worth at most."""
 
     half_life_days: Positive = 30.0
     prior_hours: Positive = 48.0
     dispersion: Positive = 4.0
     tone_prior_voices: Positive = 20.0
     cold_days: Positive = 7.0
+    decisive_weight_max: Annotated[float, Field(ge=1)] = 6.0
 
 
 class DetectorRules(_Section):
-    """Windows in seconds; `voices_min_*`: fewer never fire, and a post is cheaper than an article; `direction_weight`: how much the surplus of one direction adds to the surplus of voices."""
+    """Windows in seconds; `voices_min_*`: fewer never fire, and a post is cheaper than an article; `lean_weight`: standard deviations of surplus that one of lean is worth."""
 
-    burst_windows_s: tuple[Count, ...] = (300, 3_600, 14_400)
+    burst_windows_s: tuple[Count, ...] = (3_600, 28_800)
     tone_window_s: Count = 14_400
     divergence_window_s: Count = 86_400
-    direction_weight: Annotated[float, Field(ge=0)] = 1.0
-    voices_min_news: Positive = 3.0
-    voices_min_social: Positive = 4.0
+    lean_weight: Annotated[float, Field(ge=0)] = 0.25
+    voices_min_news: Positive = 1.0
+    voices_min_social: Positive = 1.0
     tone_voices_min: Positive = 6.0
-    drift_slack: Positive = 0.5
 
 
 class LifeRules(_Section):
@@ -92,7 +97,7 @@ class LifeRules(_Section):
     calm_s: Positive = 3_600.0
     check_s: Positive = 900.0
     open_max_s: Positive = 172_800.0
-    cooldown_s: Positive = 86_400.0
+    cooldown_s: Positive = 28_800.0
     update_s: Positive = 1_800.0
     stories_max: Count = 5
     top_authors: Count = 3
@@ -113,7 +118,7 @@ class Rules(_Section):
     def windows_s(self) -> tuple[int, ...]:
         """All window lengths, from short to long; the last is the horizon of 24 hours."""
         own = self.detectors
-        return tuple(sorted({*own.burst_windows_s, own.tone_window_s, own.divergence_window_s, DAY_S}))
+        return tuple(sorted({*own.burst_windows_s, own.tone_window_s, own.divergence_window_s, MARKET_S, DAY_S}))
 
 
 def load_rules(path: Path) -> Rules:

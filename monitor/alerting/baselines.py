@@ -245,7 +245,7 @@ def expected(
     mean = rate * 4
     spread = ((habit.squares * faded) + 12 * (mean + mean**2 * (1 + 1 / rules.dispersion))) / (blocks + 12)
     over = max(spread - mean, 0.0) / mean**2 - 1.0  # 1/r of the negative binomial: Var = m + m²/r
-    over = min(max(over, 0.02), 0.5) + 1.0 / (voices + prior_n + 1.0)
+    over = min(max(over, 0.02), 0.2) + 1.0 / (voices + prior_n + 1.0)
     tone = (habit.tone_p * faded + rules.tone_prior_voices * market.sector_tone(sector)) / (
         weight + rules.tone_prior_voices
     )

@@ -6,21 +6,24 @@ Two parts, both driven by event time alone:
    fires once per stretch, so autocorrelation within it doesn't matter. The record of a detector holds the peaks of the
    whole watchlist, fading with one half-life, and answers how many episodes a day reach a score s:
 
-       λ(s) = (#{peaks ≥ s} + D₀ · E · m · 10^−s) / (D + D₀)
+       λ(s) = (#{peaks ≥ s} − ½ + D₀ · E · 10^−s) / (D + D₀)
 
-   a conformal rank (Vovk, Gammerman & Shafer 2005, ch. 2; the episode at hand is in the record, which is its "1 +") over
-   D days, with D₀ days of theory (E entities, m looks a day) while there is little record. λ(s) / E is the p-value that an
-   alert shows: the share of entity-days that are as loud. Detectors share the budget by weights (weighted p-values:
-   Genovese, Roeder & Wasserman 2006).
+   a conformal rank (Vovk, Gammerman & Shafer 2005, ch. 2) over D days with the episode at hand in the record, counted by
+   half (mid-p: Lancaster 1961) because the full rank fires too seldom while the record is short; D₀ days of theory (E
+   entities, one look a day) stand in for a record. λ(s) / E is the p-value that an alert shows: the share of entity-days that
+   are as loud. Detectors have weights (weighted p-values: Genovese, Roeder & Wasserman 2006).
 
 2. Account. Ranks are right on average only when the future is like the record, and a peak that is told once may be heard
    again. So what was earned (budget × time) and spent (alerts) is kept, and the rate that may fire is
 
-       B · exp(g · (earned − spent)),     |earned − spent| ≤ C
+       B · exp(g · (earned − spent)),     |earned − spent| ≤ C,     g = max(gain, 1 / (D + D₀))
 
    the integral part of a quantile tracker (Gibbs & Candès 2021, "Adaptive conformal inference under distribution shift",
    eq. 2; Angelopoulos, Candès & Tibshirani 2023, "Conformal PID control", § 2.2): alerts stay within C of budget × time
-   for as long as the account isn't full, whatever the scores are. It is alpha-investing by the clock (Foster & Stine
+   for as long as the account isn't full, whatever the scores are. Its steps
+   shrink with the record as in stochastic approximation (Robbins & Monro 1951; Angelopoulos, Barber & Bates 2024, "Online
+   conformal prediction with decaying step sizes"): a start that was too shy is made good within days, and later a season in
+   which much happens may spend what a dull one has saved. It is alpha-investing by the clock (Foster & Stine
    2008): wealth grows with time and not with the number of looks, because the promise is a rate per day.
 
 Real events are in the record and are paid from the account: the budget bounds all alerts, not only the false ones.
@@ -39,7 +42,8 @@ DAY_MS = 86_400_000
 HOUR_MS = 3_600_000
 _BINS = 288  # of width 2% of 1 + score, which is enough for scores up to 300
 _BINS_A_NEPER = 50.0
-_ACCOUNT_MAX = 8.0
+_ACCOUNT_MAX = 8.0  # alerts; or what is earned in so many days, whichever is more
+_ACCOUNT_DAYS_MAX = 10.0
 
 
 class Episode(msgspec.Struct, array_like=True):
@@ -75,14 +79,14 @@ class BudgetState(msgspec.Struct, array_like=True):
 class Budget:
     """Answers how rare a score is and whether it may fire. `share` is this partition's part of the watchlist's budget."""
 
-    __slots__ = ("_fade", "_gap_ms", "_per_day", "_rules", "_weights", "state")
+    __slots__ = ("_fade", "_gap_ms", "_most", "_per_day", "_rules", "_weights", "state")
 
     def __init__(self, *, rules: BudgetRules, gap_ms: int, share: float, state: BudgetState) -> None:
         self.state = state
         self._rules, self._gap_ms = rules, gap_ms
         self._per_day = rules.false_alerts_per_day * share
-        total = sum(getattr(rules, kind) for kind in KINDS)
-        self._weights: dict[AlertKind, float] = {kind: getattr(rules, kind) / total for kind in KINDS}
+        self._most = max(_ACCOUNT_MAX, _ACCOUNT_DAYS_MAX * self._per_day)
+        self._weights: dict[AlertKind, float] = {kind: getattr(rules, kind) for kind in KINDS}
         self._fade = 0.5 ** (1.0 / (24.0 * rules.half_life_days))
         for kind in KINDS:
             state.ledgers.setdefault(kind, Ledger())
@@ -121,20 +125,22 @@ class Budget:
     def rate(self, kind: AlertKind, score: float, entities: int) -> float:
         """Episodes a day, over this partition, that reach `score`, itself included if it was observed."""
         rules, state = self._rules, self.state
-        louder = sum(state.ledgers[kind].peaks[_bin(score) :])
-        theory = rules.prior_days * entities * rules.looks_per_day * 10.0**-score
-        return float((max(louder, 1.0) + theory) / (state.days + rules.prior_days))
+        place = min(_BINS_A_NEPER * math.log1p(score), _BINS - 1.0)
+        where, peaks = int(place), state.ledgers[kind].peaks
+        louder = sum(peaks[where + 1 :]) + peaks[where] * (where + 1.0 - place)
+        theory = rules.prior_days * entities * 10.0**-score
+        return float((max(louder - 0.5, 0.5) + theory) / (state.days + rules.prior_days))
 
     def allowed(self, kind: AlertKind, at_ms: int) -> float:
         """Episodes a day that this detector may turn into alerts now."""
-        account = min(self.state.account + self._per_day * (at_ms - self.state.account_ms) / DAY_MS, _ACCOUNT_MAX)
-        return self._weights[kind] * self._per_day * math.exp(self._rules.gain * account)
+        account = min(self.state.account + self._per_day * (at_ms - self.state.account_ms) / DAY_MS, self._most)
+        return self._weights[kind] * self._per_day * math.exp(self._gain() * account)
 
     def spend(self, at_ms: int) -> None:
         """An alert was opened."""
         state = self.state
         earned = self._per_day * (at_ms - state.account_ms) / DAY_MS
-        state.account = max(min(state.account + earned, _ACCOUNT_MAX) - 1.0, -_ACCOUNT_MAX)
+        state.account = max(min(state.account + earned, self._most) - 1.0, -self._most)
         state.account_ms = at_ms
 
     def needed(self, kind: AlertKind, at_ms: int, entities: int) -> float:
@@ -147,6 +153,9 @@ class Budget:
             else:
                 low = middle
         return high
+
+    def _gain(self) -> float:
+        return max(self._rules.gain, 1.0 / (self.state.days + self._rules.prior_days))
 
 
 def _bin(score: float) -> int:

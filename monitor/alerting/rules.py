@@ -29,19 +29,18 @@ class BudgetRules(_Section):
     """Alerts a day over the whole watchlist while nothing happens, and how the detectors share them.
 
     `half_life_days`: how long the record that scores are ranked against remembers. `prior_days`: how many days of record
-    the theoretical p-values are worth while there is none. `looks_per_day`: independent looks a day at one entity in
-    theory. `gain`: by how much (natural log) one alert owed or overspent moves the rate that may fire.
+    the theoretical p-values are worth while there is none. `gain`: by how much (natural log) one alert owed
+    or overspent moves the rate that may fire, once the record is long.
     """
 
     false_alerts_per_day: Positive = 2.0
-    burst: Share = 0.85
+    burst: Share = 1.0
     tone: Share = 0.05
     drift: Share = 0.05
     divergence: Share = 0.05
     half_life_days: Positive = 30.0
-    prior_days: Positive = 2.0
-    looks_per_day: Positive = 12.0
-    gain: Positive = 0.5
+    prior_days: Positive = 1.0
+    gain: Positive = 0.05
     alerts_per_hour_max: Count = 12
 
 
@@ -75,16 +74,16 @@ class BaselineRules(_Section):
     dispersion: Positive = 4.0
     tone_prior_voices: Positive = 20.0
     cold_days: Positive = 7.0
-    decisive_weight_max: Annotated[float, Field(ge=1)] = 6.0
+    decisive_weight_max: Annotated[float, Field(ge=1)] = 3.0
 
 
 class DetectorRules(_Section):
     """Windows in seconds; `voices_min_*`: fewer never fire, and a post is cheaper than an article; `lean_weight`: standard deviations of surplus that one of lean is worth."""
 
-    burst_windows_s: tuple[Count, ...] = (3_600, 28_800)
+    burst_windows_s: tuple[Count, ...] = (28_800,)
     tone_window_s: Count = 14_400
     divergence_window_s: Count = 86_400
-    lean_weight: Annotated[float, Field(ge=0)] = 0.25
+    lean_weight: Annotated[float, Field(ge=0)] = 0.5
     voices_min_news: Positive = 1.0
     voices_min_social: Positive = 1.0
     tone_voices_min: Positive = 6.0

@@ -23,6 +23,7 @@ WEEK_H = 168
 _TOD_PRIOR_H = 3.0  # hours of record that the overall mean is worth for one hour of the day
 _HOW_PRIOR_H = 6.0  # hours of record that the hour of the day is worth for one hour of the week
 _SECTOR_PRIOR_VOICES = 50.0  # voices that the market's tone is worth for a sector's
+_FADING = ("tone_w", "tone_p", "tone_sq", "negative", "positive", "decisive", "day_peaks", "peak_days")
 _PEAK_PRIOR_DAYS = 30.0
 _PEAK_MAX = 20.0
 _GAP_H = 24 * 60  # after a longer silence of the whole partition only this much of it is counted
@@ -64,6 +65,8 @@ class Market(msgspec.Struct, array_like=True):
     tone_w: float = 0.0
     tone_p: float = 0.0
     tone_sq: float = 0.0
+    negative: float = 0.0
+    positive: float = 0.0
     level: float = 0.0
     decisive: float = 0.0
     day_peaks: float = 0.0
@@ -84,9 +87,17 @@ class Market(msgspec.Struct, array_like=True):
             self.hour += 1
 
     def add(
-        self, voices: float, polarity: float, polarity_sq: float, *, decisive: float = 0.0, sector: str = ""
+        self,
+        voices: float,
+        polarity: float,
+        polarity_sq: float,
+        negative: float,
+        positive: float,
+        *,
+        decisive: float = 0.0,
+        sector: str = "",
     ) -> None:
-        """Voices of the open hour, those of decisive stories among them; polarities are weighted sums."""
+        """Voices of the open hour, those of decisive stories among them; polarities and shares are weighted sums."""
         if sector:
             of_sector = self.sectors.get(sector, (0.0, 0.0))
             self.sectors[sector] = (of_sector[0] + voices, of_sector[1] + polarity)
@@ -94,6 +105,8 @@ class Market(msgspec.Struct, array_like=True):
         self.tone_w += voices
         self.tone_p += polarity
         self.tone_sq += polarity_sq
+        self.negative += negative
+        self.positive += positive
         self.decisive += decisive
 
     def profile(self, hour: int) -> float:
@@ -126,12 +139,16 @@ class Market(msgspec.Struct, array_like=True):
         mean = self.mean_tone()
         return max((self.tone_sq + 2.5) / (self.tone_w + 10.0) - mean * mean, 0.02)
 
+    def shares(self) -> tuple[float, float]:
+        """Of negative and of positive voices, with twenty voices as a prior."""
+        return (self.negative + 5.0) / (self.tone_w + 20.0), (self.positive + 5.0) / (self.tone_w + 20.0)
+
     def _close(self, step: float) -> None:
         slot = self.hour % WEEK_H
         usual = self.profile(self.hour)
         self.counts = [value * step for value in self.counts]
         self.hours = [value * step for value in self.hours]
-        for name in ("tone_w", "tone_p", "tone_sq", "decisive", "day_peaks", "peak_days"):
+        for name in _FADING:
             setattr(self, name, getattr(self, name) * step)
         self.sectors = {name: (voices * step, polarity * step) for name, (voices, polarity) in self.sectors.items()}
         self.counts[slot] += self.open_count

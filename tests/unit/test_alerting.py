@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -76,7 +76,7 @@ def test_a_cold_start_expects_a_wider_spread_than_a_long_record() -> None:
     for market, hours in ((young, 24), (old, 24 * 60)):
         market.entities = 10
         for hour in range(hours):
-            market.add(5.0, 0.0, 1.0)
+            market.add(5.0, 0.0, 1.0, 1.0, 1.0)
             market.move_to(hour + 1, rules)
     wide = expected(habit_young, young, at_ms=0, exposure=4.0, factor=1.0, rules=rules)
     narrow = expected(habit_old, old, at_ms=0, exposure=4.0, factor=1.0, rules=rules)
@@ -87,7 +87,7 @@ def test_a_cold_start_expects_a_wider_spread_than_a_long_record() -> None:
 def test_the_profile_learns_the_hours_of_the_day() -> None:
     market = Market(hour=0, first_hour=0, entities=1)
     for hour in range(24 * 21):
-        market.add(9.0 if hour % 24 == 14 else 1.0, 0.0, 0.0)
+        market.add(9.0 if hour % 24 == 14 else 1.0, 0.0, 0.0, 0.0, 0.0)
         market.move_to(hour + 1, BaselineRules())
     assert market.profile(14) > 3 * market.profile(3)
 
@@ -121,7 +121,11 @@ def fired_by(own: Budget, scores: Sequence[float], *, days: int, entities: int =
 
 
 # What the theory promises, a far heavier tail and a lighter one.
-LAWS = {"exact": lambda u: -math.log10(u), "heavy": lambda u: 3.0 / u**0.3, "light": lambda u: math.sqrt(-math.log(u))}
+LAWS: dict[str, Callable[[float], float]] = {
+    "exact": lambda u: -math.log10(u),
+    "heavy": lambda u: 3.0 / u**0.3,
+    "light": lambda u: math.sqrt(-math.log(u)),
+}
 
 
 @pytest.mark.parametrize("law", LAWS)
@@ -171,8 +175,8 @@ def test_the_needed_score_is_the_edge_of_what_fires() -> None:
 def test_a_sectors_tone_stands_in_for_a_company_of_which_little_is_known() -> None:
     """A bank that nobody has spoken of yet is expected to sound like banks, not like the market."""
     rules, market = BaselineRules(), Market(hour=0, first_hour=0, entities=10)
-    market.add(500.0, -250.0, 125.0, sector="Finance")
-    market.add(500.0, 50.0, 5.0, sector="Technology")
+    market.add(500.0, -250.0, 125.0, 400.0, 10.0, sector="Finance")
+    market.add(500.0, 50.0, 5.0, 10.0, 60.0, sector="Technology")
     tones = {
         sector: expected(
             Habit(at_hour=0, block=0), market, at_ms=0, exposure=1.0, factor=1.0, rules=rules, sector=sector
@@ -184,7 +188,7 @@ def test_a_sectors_tone_stands_in_for_a_company_of_which_little_is_known() -> No
 
 def test_a_decisive_story_weighs_less_where_there_were_many() -> None:
     rules, market = BaselineRules(decisive_weight_max=10.0), Market(hour=0, first_hour=0, entities=10)
-    market.add(1_000.0, 0.0, 10.0, decisive=20.0)
+    market.add(1_000.0, 0.0, 10.0, 0.0, 0.0, decisive=20.0)
     calm, troubled = Habit(at_hour=0, block=0, tone_w=50.0), Habit(at_hour=0, block=0, tone_w=50.0, decisive=30.0)
     worth = [expected(h, market, at_ms=0, exposure=1.0, factor=1.0, rules=rules).rarity for h in (calm, troubled)]
     assert worth[0] > 3.0

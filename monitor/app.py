@@ -321,7 +321,9 @@ def _run_watch(settings: Settings, stop: threading.Event, clock: Clock, notifier
         loop = WatchLoop(
             source=source,
             store=store,
-            cores=CoreMaker(rules=rules, names=watchlist.names(), partitions=kafka.partitions),
+            cores=CoreMaker(
+                rules=rules, names=watchlist.names(), sectors=watchlist.sectors(), partitions=kafka.partitions
+            ),
             paging=Paging(
                 store=store,
                 rules=rules,
@@ -473,18 +475,20 @@ class KafkaResults:
 class CoreMaker:
     """Makes the cores of the partitions that become ours."""
 
-    def __init__(self, *, rules: Rules, names: Mapping[str, str], partitions: int) -> None:
+    def __init__(
+        self, *, rules: Rules, names: Mapping[str, str], partitions: int, sectors: Mapping[str, str] = {}
+    ) -> None:
         """`partitions` of topic mentions share the budget."""
         from monitor.loops.core import WatchPolicy
 
-        self._rules, self._names = rules, names
+        self._rules, self._names, self._sectors = rules, names, sectors
         self._policy = WatchPolicy.of(rules, partitions=partitions)
         self.reach_back_ms = self._policy.reach_back_ms
 
     def empty(self) -> PartitionCore:
         from monitor.loops.core import PartitionCore
 
-        return PartitionCore(policy=self._policy, rules=self._rules, names=self._names)
+        return PartitionCore(policy=self._policy, rules=self._rules, names=self._names, sectors=self._sectors)
 
     def restore(
         self,
@@ -500,6 +504,7 @@ class CoreMaker:
             policy=self._policy,
             rules=self._rules,
             names=self._names,
+            sectors=self._sectors,
             state=state,
             watermark_ms=watermark_ms,
             entity_states=entity_states,

@@ -136,7 +136,7 @@ def run_backtest(
                 partition = where[mention.entity] = partition_of(mention.entity, partitions)
             core = cores.get(partition)
             if core is None:
-                core = cores[partition] = PartitionCore(policy=policy, rules=rules, names=names)
+                core = cores[partition] = PartitionCore(policy=policy, rules=rules, names=names, sectors=sectors)
             core.take(mention, origin="", now_ms=None)
         outcomes += [cores[partition].advance() for partition in sorted(cores)]
         progress(len(batch))

@@ -37,8 +37,8 @@ class Watchlist(Record, frozen=True, kw_only=True):
         return {company.symbol: company.name for company in self.companies}
 
     def sectors(self) -> dict[str, str]:
-        """Symbol → sector; empty where none is given."""
-        return {company.symbol: company.sector for company in self.companies}
+        """Symbol → sector, of those that have one."""
+        return {company.symbol: company.sector for company in self.companies if company.sector}
 
 
 def load_watchlist(path: Path) -> Watchlist:

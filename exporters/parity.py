@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 
+from exporters.activations import cpu_session
 from exporters.errors import ExportError
 from exporters.graph import INPUTS, axes_of, sample
 from exporters.network import Network, ServedNetwork, output_names
@@ -27,7 +27,7 @@ def check_parity(network: Network, graph: Path, *, tolerance: float, decisions: 
     top class, or for events by each side of one half. Graphs of lower precision than fp32 and fp16 are judged by their
     figures on labelled rows instead.
     """
-    session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
+    session = cpu_session(str(graph))
     served = ServedNetwork(network).eval()
     names = output_names(network.spec)
     _check_names("inputs", [i.name for i in session.get_inputs()], list(INPUTS))

@@ -16,6 +16,7 @@ import msgspec
 import typer
 
 from monitor import __version__
+from monitor.commands import desk
 from monitor.commands.models import models
 from monitor.errors import Fatal, TapewatchError
 
@@ -33,6 +34,10 @@ bench = typer.Typer(no_args_is_help=True, help="Benchmarks, each within one run.
 app.add_typer(dead_letters, name="dead-letters")
 app.add_typer(deliveries, name="deliveries")
 app.add_typer(bench, name="bench")
+offsets = typer.Typer(no_args_is_help=True, help="Where the roles stand in their topics, and what is refused.")
+app.add_typer(offsets, name="offsets")
+app.add_typer(desk.silences, name="silences")
+app.add_typer(desk.alerts, name="alerts")
 app.add_typer(models, name="models")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")]
@@ -221,6 +226,7 @@ def chaos(
             "--database", help="An empty database's URL instead of SQLite.", envvar="TAPEWATCH_CHAOS_DATABASE"
         ),
     ] = None,
+    processes: Annotated[int, typer.Option("--processes", min=1, max=8, help="Of score and of watch, each.")] = 1,
     config: ConfigOption = CONFIGS / "demo.toml",
     as_json: JsonOption = False,
 ) -> None:
@@ -233,7 +239,7 @@ def chaos(
     configure_logs(level="error")  # restarts are what is asked for here
     findings = run_chaos(
         config,
-        ChaosPlan(kills=kills, seed=seed),
+        ChaosPlan(kills=kills, seed=seed, processes=processes),
         bootstrap_servers=servers,
         database_url=database,
         say=lambda text: typer.echo(text, err=True),
@@ -247,6 +253,57 @@ def chaos(
         raise typer.Exit(1)
 
 
+@offsets.command("list")
+def offsets_list(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
+    """Which topics the roles' offsets belong to; partitions that are held come first, with the reason."""
+    from monitor.commands.offsets import listed
+
+    with _store(config) as (settings, store):
+        anchors = listed(settings, store)
+    if as_json:
+        _print_json({"partitions": anchors, "refused": sum(a.refused_reason is not None for a in anchors)})
+        return
+    for anchor in anchors:
+        place = f"{anchor.topic}/{anchor.partition} {anchor.consumer_group}"
+        if anchor.refused_reason is not None and anchor.refused_at_ms is not None:
+            detail = _visible(anchor.refused_detail or "", 500)
+            typer.echo(f"{place}: REFUSED since {_time(anchor.refused_at_ms)} ({anchor.refused_reason}): {detail}")
+        else:
+            typer.echo(f"{place}: topic id {anchor.topic_id or 'none'}, read since {_time(anchor.anchored_at_ms)}")
+
+
+@offsets.command("accept")
+def offsets_accept(
+    topic: Annotated[str, typer.Argument(help="The topic of which partitions are refused.")],
+    partition: Annotated[int | None, typer.Option("--partition", min=0, help="This one only.")] = None,
+    start: Annotated[
+        str, typer.Option("--from", help="earliest: what the topic holds now; latest: only what comes from now on.")
+    ] = "earliest",
+    config: ConfigOption = DEFAULT_CONFIG,
+    as_json: JsonOption = False,
+) -> None:
+    """Go on with a topic that was made anew or lost messages. Running roles take it up within seconds."""
+    from monitor.clock import SystemClock
+    from monitor.commands.offsets import accept
+
+    if start not in ("earliest", "latest"):
+        raise Fatal("offsets accept: --from is earliest or latest")
+    with _store(config) as (settings, store):
+        accepted = accept(
+            settings,
+            store,
+            topic,
+            partition=partition,
+            start="earliest" if start == "earliest" else "latest",
+            clock=SystemClock(),
+        )
+    if as_json:
+        _print_json({"accepted": accepted})
+        return
+    for each in accepted:
+        typer.echo(f"{each.group}: {each.topic}/{each.partition} goes on at {each.next}")
+
+
 @app.command()
 def train(
     data: Annotated[list[Path], typer.Option("--data", help="Labelled rows; may be given several times.")],
@@ -256,12 +313,43 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Fine-tune one encoder for all tasks, calibrate it, and leave everything needed to repeat it."""
+    """Fine-tune one encoder for all tasks, calibrate it, and leave everything needed to repeat it.
+
+    Several processes or GPUs: `torchrun --standalone --nproc-per-node N -m monitor.cli train …`.
+    """
     from monitor import offline
 
     with _step_progress(quiet=as_json) as progress:
-        summary = offline.train(data, out, recipe=recipe, base=base, resume=resume, progress=progress)
+        summary = offline.train(data, out, recipe=recipe, base=base, resume=resume, progress=progress, warn=_warn)
+    if summary is None:
+        return
     _print_json(summary) if as_json else typer.echo(f"{out}: {summary['validation']}")
+
+
+@app.command()
+def search(
+    data: Annotated[list[Path], typer.Option("--data", help="Labelled rows; may be given several times.")],
+    out: Annotated[Path, typer.Option("--out", help="A new folder for the best run, best.toml and search.json.")],
+    for_s: Annotated[float, typer.Option("--for", min=1, help="End within so many seconds.")],
+    recipe: Annotated[Path | None, typer.Option("--recipe", help="TOML; where the search begins.")] = None,
+    trials: Annotated[int | None, typer.Option("--trials", min=1, help="At most so many.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Search rates, decay, dropout and smoothing on the validation split alone, within a stated time."""
+    from monitor import lab
+
+    summary = lab.search(
+        data,
+        out,
+        recipe=recipe,
+        seconds_max=for_s,
+        trials_max=trials,
+        say=lambda text: typer.echo(text, err=True),
+    )
+    if as_json:
+        _print_json(summary)
+    else:
+        typer.echo(f"{summary['recipe']}: {summary['best']:.4f}, the best of {len(summary['trials'])} trials")
 
 
 @app.command()
@@ -306,12 +394,15 @@ def distil(
 def export(
     run_folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a finished training run.")],
     out: Annotated[Path, typer.Option("--out", help="The new bundle's folder.")],
+    data: Annotated[
+        list[Path] | None, typer.Option("--data", help="Calibrate and judge anew, on the rows of the training.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """A training run becomes a bundle: graph, precision, parity, manifest, card."""
-    from monitor import offline
+    from monitor import lab
 
-    summary = offline.export(run_folder, out)
+    summary = lab.export(run_folder, out, data=data or ())
     _print_json(summary) if as_json else typer.echo(f"{out}: {summary['name']}, parity {summary['parity']}")
 
 
@@ -320,7 +411,15 @@ def evaluate(
     data: Annotated[Path, typer.Option("--data", help="Labelled rows.")],
     bundle: BundleOption = None,
     before: Annotated[Path | None, typer.Option("--before", help="Another bundle, shown beside it.")] = None,
-    report: Annotated[Path | None, typer.Option("--report", help="Write an HTML page for people.")] = None,
+    fit: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--fit", help="Instead of --before: fit the untrained encoder's linear head on these rows, and show that."
+        ),
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="Write an HTML page for people, and the same as .json beside it.")
+    ] = None,
     convention: Annotated[
         Literal["source", "serve"],
         typer.Option(
@@ -333,11 +432,17 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Precision, recall, F1, support, calibration: for whatever the file has labels."""
-    from monitor import offline
+    from monitor import lab
     from monitor.settings import load_settings
 
-    figures = offline.evaluate(
-        load_settings(config), data, bundle=bundle, before=before, report=report, convention=convention
+    figures = lab.evaluate(
+        load_settings(config),
+        data,
+        bundle=bundle,
+        convention=convention,
+        before=before,
+        fit=fit or (),
+        report=report,
     )
     if as_json:
         _print_json(figures)
@@ -359,10 +464,10 @@ def explain(
     as_json: JsonOption = False,
 ) -> None:
     """Which words pulled the judgement of a company, and what the model quotes as evidence."""
-    from monitor import offline
+    from monitor import lab
     from monitor.settings import load_settings
 
-    found = offline.explain_text(load_settings(config), text, entity=entity, bundle=bundle)
+    found = lab.explain_text(load_settings(config), text, entity=entity, bundle=bundle)
     if as_json:
         _print_json(found)
         return
@@ -371,8 +476,9 @@ def explain(
         f"{found.label}: negative {p[0]:.2f}, neutral {p[1]:.2f}, positive {p[2]:.2f}; polarity {found.mention.polarity:+.2f}"
     )
     for word in sorted(found.attributions, key=lambda a: -a.weight):
-        typer.echo(f"  {word.weight:+.3f}  {_visible(word.word, 60)}")
-    typer.echo("evidence: " + " | ".join(_visible(e.quote, 160) for e in found.mention.evidence))
+        quoted = any(word.start < e.end and word.end > e.start for e in found.mention.evidence)
+        typer.echo(f"  {word.weight:+.3f} {'“' if quoted else ' '} {_visible(word.word, 60)}")
+    typer.echo("“ evidence: " + " | ".join(_visible(e.quote, 160) for e in found.mention.evidence))
     typer.echo(f"without the heaviest fifth of the words the judgement loses {found.comprehensiveness:.2f}")
 
 
@@ -418,6 +524,44 @@ def bench_watch(
     from monitor.settings import load_settings
 
     _show(offline.bench_watch(load_settings(config), entities=entities, mentions=mentions), as_json)
+
+
+@bench.command("peers")
+def bench_peers(
+    data: Annotated[list[Path], typer.Option("--data", help="Labelled rows; may be given several times.")],
+    bundle: BundleOption = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+    as_json: JsonOption = False,
+) -> None:
+    """Against word lists, bags of words and the untrained encoder, on the test split of the same rows."""
+    from monitor import lab
+    from monitor.settings import load_settings
+
+    result = lab.peers(load_settings(config), data, bundle=bundle, say=lambda name: typer.echo(name, err=True))
+    if as_json:
+        _print_json(result)
+        return
+    for task in ("sentiment", "mentions"):
+        for name, figures in result.get(task, {}).items():
+            typer.echo(
+                f"{task:>10} {name:<24} accuracy {figures['accuracy']:.3f}  macro F1 {figures['macro_f1']:.3f}  "
+                f"n {figures['n']}"
+            )
+
+
+@bench.command("faithfulness")
+def bench_faithfulness(
+    data: Annotated[Path, typer.Option("--data", help="Labelled rows with companies.")],
+    mentions: Annotated[int, typer.Option(min=1, max=100_000, help="How many judgements to test.")] = 300,
+    bundle: BundleOption = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+    as_json: JsonOption = False,
+) -> None:
+    """Do explained words carry the judgement? By how much it falls without them, and without as many at random."""
+    from monitor import lab
+    from monitor.settings import load_settings
+
+    _show(lab.faithful(load_settings(config), data, bundle=bundle, mentions_max=mentions), as_json)
 
 
 @app.command()

@@ -121,6 +121,7 @@ class ReceiverSettings(Section):
     allow_networks: tuple[IPv4Network | IPv6Network, ...] = ()
     ca_file: Path | None = None
     min_severity: Literal["low", "medium", "high", "critical"] = "low"
+    topics: Annotated[tuple[Literal["alerts", "operator"], ...], Field(min_length=1)] = ("alerts", "operator")
     timeout_s: Seconds = 10.0
 
     def address(self) -> str:

@@ -15,7 +15,7 @@ process.roles=broker,controller
 node.id=1
 controller.quorum.bootstrap.servers=127.0.0.1:{controller}
 listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+advertised.listeners=PLAINTEXT://127.0.0.1:{advertised}
 controller.listener.names=CONTROLLER
 listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
 log.dirs={folder}/log
@@ -33,13 +33,17 @@ auto.create.topics.enable=false
 
 
 class ApacheKafka:
-    """Formatted on construction; `start`, `kill` (SIGKILL: a crash) and `stop` (clean) as often as the test likes."""
+    """Formatted on construction; `start`, `kill` (SIGKILL: a crash) and `stop` (clean) as often as the test likes.
+
+    `advertise(port)` before the first start: clients are sent there, to a proxy of the test's.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.port = free_port()
         self.settings = folder / "server.properties"
-        self.settings.write_text(PROPERTIES.format(port=self.port, controller=free_port(), folder=folder))
+        self._controller = free_port()
+        self.advertise(self.port)
         self.log = folder / "broker.log"
         self._process: subprocess.Popen[bytes] | None = None
         storage = "kafka.tools.StorageTool"
@@ -53,6 +57,10 @@ class ApacheKafka:
     @property
     def bootstrap_servers(self) -> str:
         return f"127.0.0.1:{self.port}"
+
+    def advertise(self, port: int) -> None:
+        text = PROPERTIES.format(port=self.port, advertised=port, controller=self._controller, folder=self.folder)
+        self.settings.write_text(text)
 
     def start(self) -> ApacheKafka:
         self.log.touch()
@@ -80,10 +88,15 @@ class ApacheKafka:
     def stop(self) -> None:
         self._end(signal.SIGTERM)
 
+    def signal(self, number: signal.Signals) -> None:
+        """SIGSTOP and SIGCONT: a broker that stalls."""
+        if self._process is not None:
+            self._process.send_signal(number)
+
     def _end(self, how: signal.Signals) -> None:
         if self._process is not None:
             self._process.send_signal(how)
-            self._process.wait(60)
+            self._process.wait(120)
             self._process = None
 
 

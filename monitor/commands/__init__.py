@@ -1,1 +1,1 @@
-"""Groups of commands, one file each; `monitor.cli` registers them."""
+"""Groups of commands and their bodies, one file each; `monitor.cli` registers them."""

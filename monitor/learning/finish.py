@@ -1,25 +1,30 @@
 """The last step of a training: fit what the validation split can say, judge on the test split, leave both beside the weights.
 
-Afterwards a run folder holds all that an export needs: `finish_run` writes `finished.json`, `read_finished` reads it.
+Afterwards a run folder holds all that an export needs: `finish_run` writes `finished.json` and `judged.jsonl.gz`.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from monitor.errors import Fatal
+from monitor.learning.augment import augmented_rows
 from monitor.learning.calibrate import calibration_figures, fit_calibration, fit_conventions, softmax
 from monitor.learning.card import model_card
 from monitor.learning.metrics import classification, multilabel, polarity_figures, tag_f1
-from monitor.learning.rows import LabelledRow, counts, fingerprint, licences, splits_of
+from monitor.learning.rows import LabelledRow, counts, fingerprint, licences, read_rows, splits_of
 
-FINISHED = "finished.json"
+FINISHED, JUDGED = "finished.json", "judged.jsonl.gz"
+_JUDGED_ROWS_MAX = 2_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +49,7 @@ def finish_run(run: Path, rows: Sequence[LabelledRow]) -> Finished:
     from monitor.learning.features import make_examples
     from monitor.learning.outputs import as_heads, gather_outputs, merge_outputs
     from monitor.learning.recipe import Recipe, head_for
-    from monitor.learning.train import BEST, RUN_FILE, _allowed
+    from monitor.learning.train import BEST, RUN_FILE, allowed
 
     try:
         identity = json.loads((run / RUN_FILE).read_text("utf-8"))
@@ -52,7 +57,7 @@ def finish_run(run: Path, rows: Sequence[LabelledRow]) -> Finished:
     except (FileNotFoundError, ValueError) as err:
         raise Fatal(f"{run}: not the folder of a finished training run: {err}") from err
     recipe = Recipe.model_validate(identity["recipe"])
-    rows = _allowed(rows, recipe)
+    rows = allowed(rows, recipe)
     if fingerprint(rows) != identity["data"]:
         raise Fatal(f"{run}: was trained on other rows; give the same --data files")
     sides = splits_of(rows, valid_percent=recipe.data.valid_percent, test_percent=recipe.data.test_percent)
@@ -79,11 +84,12 @@ def finish_run(run: Path, rows: Sequence[LabelledRow]) -> Finished:
             if own:
                 figures.setdefault(side, {})[source or "unnamed"] = own
     served = {"document": network.spec.serve_document, "mention": network.spec.serve_mention}
+    generated = augmented_rows(data.augment_rows, seed=recipe.run.seed)
     card = model_card(
         name=recipe.name,
         base_model=recipe.base,
-        licences=licences(rows),
-        rows=counts(rows),
+        licences=licences([*rows, *generated]),
+        rows=counts([*rows, *generated]),
         figures={
             f"{side} split, each source by its own convention's head": {
                 **found,
@@ -101,6 +107,10 @@ def finish_run(run: Path, rows: Sequence[LabelledRow]) -> Finished:
         card=card,
         data_fingerprint=identity["data"],
     )
+    judged = [row for row, at in zip(rows, sides, strict=True) if at == "valid"]
+    judged = sorted(judged, key=lambda row: sha256(row.text.encode()).digest())[:_JUDGED_ROWS_MAX]
+    with gzip.GzipFile(run / JUDGED, "wb", mtime=0) as stream:
+        stream.writelines(msgspec.json.encode(row) + b"\n" for row in judged)
     (run / FINISHED).write_text(json.dumps(asdict(finished), indent=1, sort_keys=True) + "\n", "utf-8")
     return finished
 
@@ -136,6 +146,11 @@ def read_finished(run: Path) -> Finished:
         return Finished(**json.loads(path.read_text("utf-8")))
     except (FileNotFoundError, TypeError, ValueError) as err:
         raise Fatal(f"{path}: missing or damaged; let `tapewatch train` come to its end") from err
+
+
+def read_judged(run: Path) -> list[LabelledRow]:
+    """Rows of the validation split, on which an export measures scales and compares precisions."""
+    return read_rows(run / JUDGED)
 
 
 def calibrated_figures(outputs: Mapping[str, Any], calibration: Mapping[str, Any]) -> dict[str, Any]:

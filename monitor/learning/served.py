@@ -63,6 +63,11 @@ class ServedModel:
         source; `serve`, all rows by the head that answers in service."""
         self._scorer, self._clean, self._spans, self._convention = scorer, clean, answer_spans, convention
 
+    @property
+    def name(self) -> str:
+        """Of the bundle, with its fingerprint."""
+        return str(self._scorer.bundle.model)
+
     def heads_of(self, source: str) -> dict[Task, Voice]:
         """Which head judges the rows of a source."""
         return {task: self._voice(task, source) for task in TASKS if task in self._scorer.bundle.heads}
@@ -125,15 +130,12 @@ class ServedModel:
             return None
         p = softmax(answers[voice.output][at], voice.temperature)
         score = np.interp(p[2] - p[0], voice.polarity.knots_x, voice.polarity.knots_y)
-        spans: list[tuple[int, int]] = []
+        evidence = None
         if "evidence" in bundle.heads:
             tags = softmax(answers["evidence_logits"][at, : len(unit.ids)])
             spans = self._spans(tags, unit.offsets, threshold=bundle.heads["evidence"].threshold)
-        return MentionPrediction(
-            probabilities=_triple(p),
-            polarity=float(score),
-            evidence=tuple(text.to_original(start, end) for start, end in spans),
-        )
+            evidence = tuple(text.to_original(start, end) for start, end in spans)
+        return MentionPrediction(probabilities=_triple(p), polarity=float(score), evidence=evidence)
 
 
 def conventions_of(model: ServedModel, rows: Sequence[LabelledRow]) -> dict[str, dict[str, dict[str, str]]]:

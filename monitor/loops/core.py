@@ -32,6 +32,7 @@ from monitor.alerting import (
     Said,
     Signal,
     Sources,
+    VoiceRules,
     Voices,
     Weight,
     alert_id,
@@ -52,15 +53,32 @@ from monitor.alerting import (
 )
 from monitor.clock import to_rfc3339
 from monitor.errors import Fatal
-from monitor.records import Alert, AlertKind, AlertTransition, Channel, Direction, ScoredMention, Suppression
+from monitor.records import (
+    Alert,
+    AlertKind,
+    AlertTransition,
+    Channel,
+    Direction,
+    Notice,
+    ScoredMention,
+    Suppression,
+)
 from monitor.windows import (
     UNIT,
     Arrival,
+    Brigade,
     BucketRow,
+    Chorus,
+    ChorusPolicy,
+    Newcomers,
+    NewcomersState,
     NoveltyMemory,
     NoveltyPolicy,
+    Shares,
     SlidingSums,
     Story,
+    Tellers,
+    Told,
     Watermark,
     WatermarkPolicy,
     bucket_start_ms,
@@ -72,6 +90,10 @@ HOUR_MS = 3_600_000
 HORIZON_MS = 24 * HOUR_MS
 MARKET_WINDOW_MS = 4 * HOUR_MS
 SILENT_AGAIN_MS = 6 * HOUR_MS
+TELLERS_MS = 4 * HOUR_MS
+STRANGERS_MAX = 0.6  # where nearly everybody is always new, newcomers can't be told apart
+FRESH_ENOUGH = 0.4  # a text with this share of new word pairs is a full voice
+QUOTE_CHARS_MAX = 240
 
 
 class Fate(StrEnum):
@@ -105,8 +127,9 @@ class WatchPolicy:
 
     @property
     def reach_back_ms(self) -> int:
-        """How far before the watermark stored mentions must be read back: the longest window, and the novelty horizon before it."""
-        return 2 * HORIZON_MS + self.bucket_ms
+        """How far before the watermark stored mentions must be read back: the longest window, the stories that decided who had
+        room at its beginning, and the novelty horizon before those."""
+        return 2 * HORIZON_MS + TELLERS_MS + self.bucket_ms
 
 
 @dataclass(slots=True, kw_only=True)
@@ -117,6 +140,7 @@ class Outcome:
     entity_states: Mapping[str, bytes] = field(default_factory=dict)
     transitions: tuple[AlertTransition, ...] = ()
     suppressed: tuple[Suppression, ...] = ()
+    notices: tuple[Notice, ...] = ()
     next_timer_ms: int | None = None
 
 
@@ -142,17 +166,20 @@ class _PartitionState(msgspec.Struct, array_like=True):
     counts: dict[str, int]
     levels: dict[str, Levels] = msgspec.field(default_factory=dict)
     sources: dict[str, Sources] = msgspec.field(default_factory=dict)
+    newcomers: NewcomersState | None = None
 
 
 class _Ear:
     """What was said lately about one entity in one channel; dropped when the last 24 hours are silent."""
 
-    __slots__ = ("decisive_ms", "novelty", "sums")
+    __slots__ = ("chorus", "decisive_ms", "novelty", "sums", "tellers")
 
-    def __init__(self, lengths_ms: tuple[int, ...], policy: NoveltyPolicy) -> None:
+    def __init__(self, lengths_ms: tuple[int, ...], policy: NoveltyPolicy, chorus: ChorusPolicy) -> None:
         self.novelty = NoveltyMemory(policy)
         self.sums = SlidingSums(lengths_ms)
+        self.chorus = Chorus(chorus)
         self.decisive_ms: int | None = None
+        self.tellers = Tellers()
 
 
 class _Entity:
@@ -174,6 +201,7 @@ class PartitionCore:
         self._policy, self._rules, self._names = policy, rules, names
         self._lengths_ms = tuple(1000 * window_s for window_s in rules.windows_s)
         self._novelty = NoveltyPolicy(horizon_ms=HORIZON_MS)
+        self._chorus = ChorusPolicy(accounts_min=rules.voices.brigade_accounts_min)
         self._decisive = frozenset(event.casefold() for event in rules.voices.decisive_events)
         self._words = tuple(word.casefold() for word in rules.voices.decisive_words)
         self._watermark = Watermark(policy=_watermark_policy(policy))
@@ -181,6 +209,9 @@ class PartitionCore:
         self._markets: dict[str, Market] = {}
         self._loud: dict[str, deque[tuple[int, int, int]]] = {}
         self._loud_sums: dict[str, list[int]] = {}
+        self._shares, self._strangers = Shares(), Shares()
+        self._newcomers = Newcomers()
+        self._brigades: dict[tuple[str, Channel], Brigade] = {}
         self._budget: Budget | None = None
         self._levels: dict[str, Levels] = {}
         self._sources: dict[str, Sources] = {}
@@ -221,6 +252,10 @@ class PartitionCore:
     @property
     def watermark_ms(self) -> int | None:
         return self._watermark.value_ms
+
+    def settle(self, settled: Mapping[str, int]) -> None:
+        """See `Watermark.settle`."""
+        self._watermark.settle(settled)
 
     def take(self, mention: ScoredMention, *, origin: str, now_ms: int | None, steady_ms: int | None = None) -> Fate:
         """Accept one mention; it waits until the watermark has passed. `now_ms` None: a history, nobody is idle or early.
@@ -269,6 +304,7 @@ class PartitionCore:
                 counts=dict(sorted(self.counts.items())),
                 levels=dict(sorted(self._levels.items())),
                 sources=dict(sorted(self._sources.items())),
+                newcomers=self._newcomers.state,
             )
         )
 
@@ -306,6 +342,7 @@ class PartitionCore:
             entity_states=states,
             transitions=tuple(transitions),
             suppressed=suppressed,
+            notices=self._take_notices(),
             next_timer_ms=self._timers[0][0] if self._timers else None,
         )
 
@@ -398,29 +435,38 @@ class PartitionCore:
         """Novelty and windows: nothing here but what can be read back from stored mentions. Returns its weights in millionths."""
         ear = entity.ears.get(mention.channel)
         if ear is None:
-            ear = entity.ears[mention.channel] = _Ear(self._lengths_ms, self._novelty)
-        at_ms = mention.published_at_ms
-        hearing = ear.novelty.hear(at_ms, mention.text, mention.author, None)
-        heard = hearing.heard
-        if heard.root is not heard:
+            ear = entity.ears[mention.channel] = _Ear(self._lengths_ms, self._novelty, self._chorus)
+        at_ms, author, channel = mention.published_at_ms, mention.author, mention.channel
+        share = self._shares.hear(at_ms, channel, mention.source)
+        newcomer = author is not None and self._newcomers.hear(at_ms, author)
+        strangers = self._strangers.hear(at_ms, channel, "new" if newcomer else "known")
+        heard, fresh, spoken, crowd = ear.novelty.hear(at_ms, mention.text, author, None)
+        copy = heard.root is not heard
+        echo = newcomer and ear.chorus.is_echo(mention.text, copy=copy, crowd=crowd, spoken=spoken)
+        total_u = 0
+        if not copy:
+            told = ear.tellers.hear(at_ms, mention.source, newcomer)
+            room = _room(told, own=self._rules.voices, share=share, strangers=strangers if newcomer else None)
+            total_u = self._weight_u(
+                ear, mention, newcomer=newcomer, room=room, fresh=fresh, spoken=spoken, crowd=crowd
+            )
+        if author is not None:
+            if echo and ear.chorus.brigade is not None:
+                total_u = 0
+            brigade = ear.chorus.hear(at_ms, echo, total_u, mention)
+            if brigade is not None:
+                self._brigades[mention.entity, channel] = brigade
+        if copy:
             story = heard.root.token
             if isinstance(story, Story):
                 story.copies += 1
             return 0, 0, 0, 0
-        own = self._rules.voices
-        weight = own.stale_weight + (1.0 - own.stale_weight) * min(1.0, hearing.fresh / 0.4)
-        weight /= (1.0 + own.author_discount * hearing.spoken) * (1.0 + own.crowd_discount * hearing.crowd)
-        if self._is_decisive(mention):
-            if ear.decisive_ms is None or at_ms - ear.decisive_ms > HORIZON_MS:
-                weight *= own.decisive_weight
-            ear.decisive_ms = at_ms
-        total_u = round(weight * UNIT)
         if mention.abstained:
             negative_u = positive_u = polarity_u = 0
         else:
-            negative_u = round(weight * mention.probabilities[0] * UNIT)
-            positive_u = round(weight * mention.probabilities[2] * UNIT)
-            polarity_u = round(weight * mention.polarity * UNIT)
+            negative_u = round(total_u * mention.probabilities[0])
+            positive_u = round(total_u * mention.probabilities[2])
+            polarity_u = round(total_u * mention.polarity)
         heard.token = story = Story(
             at_ms=at_ms,
             total_u=total_u,
@@ -435,6 +481,49 @@ class PartitionCore:
         loud[0] += total_u
         loud[1] += polarity_u
         return total_u, negative_u, positive_u, polarity_u
+
+    def _weight_u(
+        self,
+        ear: _Ear,
+        mention: ScoredMention,
+        *,
+        newcomer: bool,
+        room: float,
+        fresh: float,
+        spoken: int,
+        crowd: int,
+    ) -> int:
+        """What a story's voice is worth, in millionths; see VoiceRules. How many follow an author counts nothing."""
+        own, at_ms = self._rules.voices, mention.published_at_ms
+        weight = own.stale_weight + (1.0 - own.stale_weight) * min(1.0, fresh / FRESH_ENOUGH)
+        weight /= (1.0 + own.author_discount * spoken) ** 2 * (1.0 + own.crowd_discount * crowd)
+        if not newcomer and self._is_decisive(mention):
+            if ear.decisive_ms is None or at_ms - ear.decisive_ms > HORIZON_MS:
+                weight, room = weight * own.decisive_weight, max(room, 1.0)
+            ear.decisive_ms = at_ms
+        return round(weight * min(max(room, 0.0), 1.0) * UNIT)
+
+    def _take_notices(self) -> tuple[Notice, ...]:
+        """What became of brigades since the last step."""
+        notices = []
+        for (entity, channel), brigade in sorted(self._brigades.items()):
+            example = brigade.example
+            assert isinstance(example, ScoredMention), "the ear hears mentions"
+            notices.append(
+                Notice(
+                    kind="brigade",
+                    entity=entity,
+                    channel=channel,
+                    since_ms=brigade.since_ms,
+                    last_ms=brigade.last_ms,
+                    accounts=brigade.accounts,
+                    voices=round(brigade.voices_u / UNIT, 3),
+                    document=example.document,
+                    text=example.text.split("\n", 1)[0][:QUOTE_CHARS_MAX],
+                )
+            )
+        self._brigades.clear()
+        return tuple(notices)
 
     def _remember(
         self,
@@ -840,6 +929,7 @@ class PartitionCore:
         self._budget = self._make_budget(state.budget) if state.budget is not None else None
         self._levels, self._sources = state.levels, state.sources
         self.counts = Counter(state.counts)
+        self._newcomers = Newcomers(state.newcomers)
 
     def _read_back(self, recent: Iterable[ScoredMention]) -> None:
         """Windows and novelty from stored mentions; what the watermark has not passed waits again."""
@@ -851,12 +941,24 @@ class PartitionCore:
                 levels = self._levels.get(mention.channel)
                 heard = levels.level(mention) if levels is not None else mention
                 self._hear(self._entities.setdefault(mention.entity, _Entity()), heard)
+        self._brigades.clear()  # told already
         if folded_to_ms is not None:
             self._start_evaluating(folded_to_ms)
             for entity in self._entities.values():
                 for ear in entity.ears.values():
                     ear.novelty.forget_before(folded_to_ms - HORIZON_MS)
                     ear.sums.expire(folded_to_ms)
+
+
+def _room(told: Told, *, own: VoiceRules, share: float, strangers: float | None) -> float:
+    """How many voices its source has left, and where the author is new, how many all newcomers have: see VoiceRules."""
+    room = own.source_cap / max(1.0 - share, 1e-6) - told.same_source
+    if strangers is not None:
+        usual = min(strangers, STRANGERS_MAX)
+        many = (own.newcomer_cap + usual * told.by_others) / (1.0 - usual) - told.by_newcomers
+        few = (own.newcomer_cap + usual * told.by_others_h) / (1.0 - usual) - told.by_newcomers_h
+        room = min(room, many, few)
+    return room
 
 
 def _watermark_policy(policy: WatchPolicy) -> WatermarkPolicy:

@@ -67,11 +67,15 @@ class _Manifest(Record, frozen=True, kw_only=True):
     code_fingerprint: str
     files: dict[str, _File]
     conventions: Conventions = {}  # bundles of before 0.2 have the served heads alone
+    activations: dict[str, tuple[float, float]] = {}
     metrics: dict[str, Any] = {}
 
 
 class Bundle(Record, frozen=True, kw_only=True):
-    """A verified bundle. `fingerprint` is the sha256 of its manifest, and so of everything in it."""
+    """A verified bundle. `fingerprint` is the sha256 of its manifest, and so of everything in it.
+
+    `activations`: tensor → range, for an int8 engine with fixed scales.
+    """
 
     folder: Path
     name: str
@@ -82,6 +86,7 @@ class Bundle(Record, frozen=True, kw_only=True):
     heads: dict[str, Head]
     polarity: Polarity
     conventions: Conventions
+    activations: dict[str, tuple[float, float]]
     metrics: dict[str, Any]
 
     @property
@@ -137,6 +142,7 @@ def load_bundle(folder: Path | None = None, *, trusted: Sequence[Path] = ()) -> 
         heads=manifest.heads,
         polarity=manifest.polarity,
         conventions=manifest.conventions,
+        activations=manifest.activations,
         metrics=manifest.metrics,
     )
 

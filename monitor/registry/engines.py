@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -23,7 +25,12 @@ def engine_file(
 
     from exporters import precision as precisions
 
-    make = {"fp32": precisions.to_fp32, "fp16": precisions.to_fp16, "int8": precisions.to_int8}[precision]
+    int8 = partial(precisions.to_int8, ranges=bundle.activations)
+    makers: dict[str, Callable[[Path, Path], None]] = {
+        "fp32": precisions.to_fp32,
+        "fp16": precisions.to_fp16,
+        "int8": int8,
+    }
     folder = cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tapewatch"
     cut = () if every_convention else bundle.other_outputs
     kind = precision if cut or not bundle.other_outputs else f"{precision}-all"
@@ -40,7 +47,7 @@ def engine_file(
             if cut:
                 source = Path(work) / "served.onnx"
                 precisions.drop_outputs(bundle.graph, source, cut)
-            make(source, half)
+            makers[precision](source, half)
             mark = Path(work) / "engine.sha256"
             mark.write_text(sha256(half.read_bytes()).hexdigest())
             half.replace(path)

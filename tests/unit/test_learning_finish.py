@@ -10,12 +10,12 @@ import pytest
 from exporters.bundle import export_bundle
 from monitor.errors import Fatal
 from monitor.intake import clean
+from monitor.lab import export
 from monitor.learning.evaluate import evaluate
 from monitor.learning.finish import finish_run, read_finished
 from monitor.learning.rows import LabelledMention, LabelledRow, splits_of
 from monitor.learning.served import ServedModel
 from monitor.learning.train import train
-from monitor.offline import export
 from monitor.registry import SHIPPED, engine_file, load_bundle
 from monitor.scoring import OnnxEngine, Scorer
 from monitor.scoring.evidence import answer_spans

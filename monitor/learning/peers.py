@@ -110,7 +110,8 @@ class FrozenEncoder:
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(tokens_max)
-        self._encoder = AutoModel.from_pretrained(str(folder), add_pooling_layer=False).eval()
+        encoder = AutoModel.from_pretrained(str(folder), add_pooling_layer=False)  # a folder on this disk  # nosec B615
+        self._encoder = encoder.eval()
         self._linear = _Linear(rows, *self._features(rows))
 
     def __call__(self, rows: Sequence[LabelledRow]) -> Answers:

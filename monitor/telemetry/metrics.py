@@ -8,6 +8,7 @@ from typing import Literal, TypeVar
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 _LABEL_VALUES_MAX = 64
+_LABEL_CHARS_MAX = 120
 M = TypeVar("M", Counter, Gauge, Histogram)
 
 
@@ -107,6 +108,7 @@ class Metrics:
         assert (metric.label is None) == (label is None), f"{name}: label {metric.label!r} and value {label!r}"
         if label is None:
             return made
+        label = label[:_LABEL_CHARS_MAX]
         seen = self._values.setdefault(name, set())
         if label not in seen and len(seen) >= _LABEL_VALUES_MAX:
             label = "other"  # input can't blow up the number of series

@@ -11,12 +11,13 @@ import os
 import random
 import signal
 import socket
+import ssl
 import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -34,6 +35,7 @@ from monitor.telemetry import Caretaker, Health, Metrics, Notifier, TelemetrySer
 if TYPE_CHECKING:
     from monitor.alerting import Rules
     from monitor.delivery import Receiver
+    from monitor.intake.anchors import Hold
     from monitor.intake.kafka import KafkaConfig, KafkaSink
     from monitor.linking import Watchlist
     from monitor.loops.core import PartitionCore
@@ -74,8 +76,9 @@ def faults_of(settings: Settings) -> list[str]:
     checks: tuple[Callable[[], object], ...] = (
         lambda: load_watchlist(settings.watchlist.path),
         lambda: load_rules(settings.rules.path),
-        lambda: load_bundle(settings.bundle.path),
+        lambda: load_bundle(settings.bundle.path, trusted=settings.bundle.trusted_keys),
         lambda: receivers_of(settings),
+        lambda: check_kafka(settings),
         lambda: database_url(settings),
     )
     faults: list[str] = []
@@ -135,6 +138,33 @@ def secrets_of(settings: Settings) -> tuple[str, ...]:
         *url_secrets(database_url(settings)),
     ]
     return tuple(dict.fromkeys(one for one in named if one))
+
+
+def group_of(settings: Settings, role: str) -> str:
+    """The consumer group of a role that reads from Kafka."""
+    return f"{settings.kafka.group_prefix}-{role}"
+
+
+def check_kafka(settings: Settings) -> None:
+    """Raises Fatal for certificates, keys and passwords that can't be used: trying again would not mend them."""
+    config = kafka_config(settings, role="check")
+    if "SSL" not in config.security_protocol:
+        return
+    context = ssl.create_default_context()
+    try:
+        if config.ssl_cafile:
+            context.load_verify_locations(config.ssl_cafile)
+    except (OSError, ssl.SSLError) as err:
+        raise Fatal(f"kafka.ssl_cafile: {config.ssl_cafile} can't be read as PEM ({type(err).__name__})") from err
+    try:
+        if config.ssl_certfile:
+            # A password that is not asked for would be; without one, a locked key must not ask at a terminal.
+            context.load_cert_chain(config.ssl_certfile, config.ssl_keyfile, password=config.ssl_password or "")
+    except (OSError, ssl.SSLError, ValueError) as err:
+        raise Fatal(
+            f"kafka.ssl_certfile, ssl_keyfile: {config.ssl_certfile} and its key can't be used ({type(err).__name__}); "
+            "PEM files, and kafka.ssl_key_password_file for a locked key"
+        ) from err
 
 
 def receivers_of(settings: Settings) -> tuple[Receiver, ...]:
@@ -219,7 +249,12 @@ def _run_score(settings: Settings, stop: threading.Event, clock: Clock, notifier
             return
         stack.callback(store.close)
         source = KafkaSource(
-            config, topics=(kafka.topic_news, kafka.topic_social), group=f"{kafka.group_prefix}-score", merged=True
+            config,
+            topics=(kafka.topic_news, kafka.topic_social),
+            group=group_of(settings, "score"),
+            merged=True,
+            anchors=store,
+            on_held=parts.held,
         )
         stack.callback(source.close)
         sink = stack.enter_context(closing(KafkaResults(KafkaSink(config), settings)))
@@ -247,14 +282,16 @@ def _run_watch(settings: Settings, stop: threading.Event, clock: Clock, notifier
     """Topic mentions → windows → alerts, in the database."""
     from monitor.alerting import load_rules
     from monitor.intake.kafka import KafkaSource, ensure_topics
+    from monitor.intake.progress import GroupProgress
     from monitor.linking import load_watchlist
+    from monitor.loops.paging import Paging
     from monitor.loops.watch import WatchLoop, WatchLoopPolicy
     from monitor.store import Store
 
     with ExitStack() as stack:
         parts = Parts.start(stack, settings, "watch", settings.watch.telemetry_port, clock, notifier)
         rules = load_rules(settings.rules.path)
-        names = load_watchlist(settings.watchlist.path).names()
+        watchlist = load_watchlist(settings.watchlist.path)
         store = _when_there(lambda: Store.open(database_url(settings)), stop)
         if store is None:
             return
@@ -266,15 +303,33 @@ def _run_watch(settings: Settings, stop: threading.Event, clock: Clock, notifier
         source = KafkaSource(
             config,
             topics=(kafka.topic_mentions, kafka.topic_dead_letters),
-            group=f"{kafka.group_prefix}-watch",
+            group=group_of(settings, "watch"),
             positions=lambda topic, partition: _position(store, topic, partition),
+            anchors=store,
+            on_held=parts.held,
         )
         stack.callback(source.close)
+        progress = GroupProgress(
+            replace(config, request_timeout_ms=5_000, bootstrap_timeout_ms=5_000),
+            group=group_of(settings, "score"),
+            topics=(kafka.topic_news, kafka.topic_social),
+            clock=clock,
+            every_s=settings.watch.idle_tick_s,
+        )
+        stack.callback(progress.close)
         loop = WatchLoop(
             source=source,
             store=store,
-            cores=CoreMaker(rules=rules, names=names, partitions=kafka.partitions),
-            receivers=receivers_of(settings),
+            cores=CoreMaker(rules=rules, names=watchlist.names(), partitions=kafka.partitions),
+            paging=Paging(
+                store=store,
+                rules=rules,
+                sectors={company.symbol: company.sector for company in watchlist.companies},
+                receivers=receivers_of(settings),
+                topic_mentions=kafka.topic_mentions,
+                clock=clock,
+                metrics=parts.metrics,
+            ),
             topic_mentions=kafka.topic_mentions,
             clock=clock,
             policy=WatchLoopPolicy(
@@ -285,6 +340,7 @@ def _run_watch(settings: Settings, stop: threading.Event, clock: Clock, notifier
             ),
             seen=parts.beat,
             metrics=parts.metrics,
+            upstream=progress,
         )
         loop.run(stop)
 
@@ -361,6 +417,15 @@ class Parts:
     def beat(self, part: str) -> None:
         self.health.beat(part, self.clock.monotonic_s())
         self.metrics.gauge("heartbeat_seconds", self.clock.now_ms() / 1000, label=part)
+
+    def held(self, held: Mapping[tuple[str, int], Hold]) -> None:
+        """Not ready while a partition waits for an operator, and a gauge that alert rules can watch."""
+        from monitor.intake.anchors import HoldReason
+
+        self.health.hold([hold.detail for hold in held.values()])
+        reasons = [hold.reason for hold in held.values()]
+        for reason in HoldReason:
+            self.metrics.gauge("held_partitions", float(reasons.count(reason)), label=str(reason))
 
 
 class KafkaResults:
@@ -440,7 +505,7 @@ def make_scorer(settings: Settings, bundle_folder: Path | None = None, *, every_
     from monitor.registry import engine_file, load_bundle
     from monitor.scoring import BatchPolicy, OnnxEngine, Scorer, ScorerPolicy
 
-    bundle = load_bundle(bundle_folder or settings.bundle.path)
+    bundle = load_bundle(bundle_folder or settings.bundle.path, trusted=settings.bundle.trusted_keys)
     engine = OnnxEngine(
         engine_file(bundle, settings.bundle.precision, settings.bundle.cache_dir, every_convention=every_convention),
         provider=settings.bundle.provider,
@@ -607,6 +672,7 @@ def _receiver(settings: ReceiverSettings) -> Receiver:
         allow_networks=settings.allow_networks,
         ca_file=settings.ca_file,
         min_severity=settings.min_severity,
+        topics=settings.topics,
         timeout_s=settings.timeout_s,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -15,6 +16,8 @@ import msgspec
 import typer
 
 from monitor import __version__
+from monitor.commands import desk
+from monitor.commands.models import models
 from monitor.errors import Fatal, TapewatchError
 
 if TYPE_CHECKING:
@@ -31,6 +34,11 @@ bench = typer.Typer(no_args_is_help=True, help="Benchmarks, each within one run.
 app.add_typer(dead_letters, name="dead-letters")
 app.add_typer(deliveries, name="deliveries")
 app.add_typer(bench, name="bench")
+offsets = typer.Typer(no_args_is_help=True, help="Where the roles stand in their topics, and what is refused.")
+app.add_typer(offsets, name="offsets")
+app.add_typer(desk.silences, name="silences")
+app.add_typer(desk.alerts, name="alerts")
+app.add_typer(models, name="models")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")]
 ConfigOption = Annotated[Path, typer.Option("--config", help="The TOML file.")]
@@ -83,6 +91,10 @@ def run(
     with _stopped_by_signals() as stop, _reloaded_by_signal() as reload:
         orders = Orders(stop, reload)
         code = run_all(settings, config, orders) if role is None else run_role(settings, role, config, orders)
+    if any(thread.name.startswith("model") for thread in threading.enumerate()):
+        # Everything is closed. A batch in the runtime's native code can't be stopped, and Python would wait for it.
+        sys.stderr.flush()
+        os._exit(code)
     raise typer.Exit(code)
 
 
@@ -214,6 +226,7 @@ def chaos(
             "--database", help="An empty database's URL instead of SQLite.", envvar="TAPEWATCH_CHAOS_DATABASE"
         ),
     ] = None,
+    processes: Annotated[int, typer.Option("--processes", min=1, max=8, help="Of score and of watch, each.")] = 1,
     config: ConfigOption = CONFIGS / "demo.toml",
     as_json: JsonOption = False,
 ) -> None:
@@ -226,7 +239,7 @@ def chaos(
     configure_logs(level="error")  # restarts are what is asked for here
     findings = run_chaos(
         config,
-        ChaosPlan(kills=kills, seed=seed),
+        ChaosPlan(kills=kills, seed=seed, processes=processes),
         bootstrap_servers=servers,
         database_url=database,
         say=lambda text: typer.echo(text, err=True),
@@ -238,6 +251,57 @@ def chaos(
             typer.echo(f"{name:>20} {value}")
     if not findings.sound:
         raise typer.Exit(1)
+
+
+@offsets.command("list")
+def offsets_list(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
+    """Which topics the roles' offsets belong to; partitions that are held come first, with the reason."""
+    from monitor.commands.offsets import listed
+
+    with _store(config) as (settings, store):
+        anchors = listed(settings, store)
+    if as_json:
+        _print_json({"partitions": anchors, "refused": sum(a.refused_reason is not None for a in anchors)})
+        return
+    for anchor in anchors:
+        place = f"{anchor.topic}/{anchor.partition} {anchor.consumer_group}"
+        if anchor.refused_reason is not None and anchor.refused_at_ms is not None:
+            detail = _visible(anchor.refused_detail or "", 500)
+            typer.echo(f"{place}: REFUSED since {_time(anchor.refused_at_ms)} ({anchor.refused_reason}): {detail}")
+        else:
+            typer.echo(f"{place}: topic id {anchor.topic_id or 'none'}, read since {_time(anchor.anchored_at_ms)}")
+
+
+@offsets.command("accept")
+def offsets_accept(
+    topic: Annotated[str, typer.Argument(help="The topic of which partitions are refused.")],
+    partition: Annotated[int | None, typer.Option("--partition", min=0, help="This one only.")] = None,
+    start: Annotated[
+        str, typer.Option("--from", help="earliest: what the topic holds now; latest: only what comes from now on.")
+    ] = "earliest",
+    config: ConfigOption = DEFAULT_CONFIG,
+    as_json: JsonOption = False,
+) -> None:
+    """Go on with a topic that was made anew or lost messages. Running roles take it up within seconds."""
+    from monitor.clock import SystemClock
+    from monitor.commands.offsets import accept
+
+    if start not in ("earliest", "latest"):
+        raise Fatal("offsets accept: --from is earliest or latest")
+    with _store(config) as (settings, store):
+        accepted = accept(
+            settings,
+            store,
+            topic,
+            partition=partition,
+            start="earliest" if start == "earliest" else "latest",
+            clock=SystemClock(),
+        )
+    if as_json:
+        _print_json({"accepted": accepted})
+        return
+    for each in accepted:
+        typer.echo(f"{each.group}: {each.topic}/{each.partition} goes on at {each.next}")
 
 
 @app.command()

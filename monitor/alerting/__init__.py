@@ -22,7 +22,9 @@ from monitor.alerting.lifecycle import (
     severity,
     step,
 )
+from monitor.alerting.paging import Message, Pager, PageReason, PagerState, Settled, Step, Told, Verdict
 from monitor.alerting.rules import Rules, VoiceRules, load_rules, parse_rules
+from monitor.alerting.silences import Hours, Silence
 from monitor.alerting.sources import Sources
 
 __all__ = [
@@ -31,17 +33,27 @@ __all__ = [
     "BudgetState",
     "Expected",
     "Habit",
+    "Hours",
     "Levels",
     "Market",
+    "Message",
     "OpenAlert",
+    "PageReason",
+    "Pager",
+    "PagerState",
     "Pending",
     "Reason",
     "Reasons",
     "Rules",
     "Said",
+    "Settled",
     "Shift",
     "Signal",
+    "Silence",
     "Sources",
+    "Step",
+    "Told",
+    "Verdict",
     "VoiceRules",
     "Voices",
     "Weight",

@@ -10,6 +10,7 @@ from monitor.delivery.guard import Network
 from monitor.records import Alert
 
 Severity = Literal["low", "medium", "high", "critical"]
+Topic = Literal["alerts", "operator"]
 _ORDER = ("low", "medium", "high", "critical")
 
 
@@ -28,8 +29,13 @@ class Receiver:
     allow_networks: tuple[Network, ...] = ()
     ca_file: Path | None = None
     min_severity: Severity = "low"
+    topics: tuple[Topic, ...] = ("alerts", "operator")
     timeout_s: float = 10.0
 
     def wants(self, alert: Alert, /) -> bool:
         """Is the alert severe enough for this receiver?"""
         return _ORDER.index(alert.severity) >= _ORDER.index(self.min_severity)
+
+    def hears(self, topic: Topic, severity: Severity, /) -> bool:
+        """Does it take this kind of message, and one as severe as this?"""
+        return topic in self.topics and _ORDER.index(severity) >= _ORDER.index(self.min_severity)

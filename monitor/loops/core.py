@@ -253,6 +253,10 @@ class PartitionCore:
     def watermark_ms(self) -> int | None:
         return self._watermark.value_ms
 
+    def settle(self, settled: Mapping[str, int]) -> None:
+        """See `Watermark.settle`."""
+        self._watermark.settle(settled)
+
     def take(self, mention: ScoredMention, *, origin: str, now_ms: int | None, steady_ms: int | None = None) -> Fate:
         """Accept one mention; it waits until the watermark has passed. `now_ms` None: a history, nobody is idle or early.
 

@@ -41,7 +41,7 @@ class Delivery(Protocol):
     @property
     def id(self) -> str: ...
     @property
-    def change(self) -> str: ...
+    def event(self) -> str: ...
     @property
     def at_ms(self) -> int: ...
     @property
@@ -217,7 +217,7 @@ class DeliverLoop:
         """One message: gather (body), decide (what follows from the answer), apply (to the outbox). False: let it rest."""
         body = msgspec.json.encode(
             Body(
-                type=f"alert.{delivery.change}",
+                type=delivery.event,
                 timestamp=to_rfc3339(delivery.at_ms),
                 data=msgspec.Raw(delivery.alert_json),
             )

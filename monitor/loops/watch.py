@@ -23,7 +23,7 @@ from monitor.loops.core import Fate, Outcome, PartitionCore
 from monitor.loops.lag import LagGauge
 from monitor.loops.offsets import Partition
 from monitor.loops.score import Message
-from monitor.records import AlertTransition, DeadLetter, ScoredMention
+from monitor.records import AlertTransition, DeadLetter, ScoredMention, Suppression
 from monitor.telemetry import Metrics
 
 log = structlog.get_logger()
@@ -70,9 +70,8 @@ class Transaction(Protocol):
     ) -> set[str]: ...
     def upsert_buckets(self, rows: Iterable[Any]) -> None: ...
     def save_entity_states(self, states: Mapping[str, bytes], *, partition: int, at_ms: int) -> None: ...
-    def record_transitions(
-        self, transitions: Iterable[AlertTransition], receivers: Sequence[Any], *, now_ms: int
-    ) -> int: ...
+    def record_transitions(self, transitions: Iterable[AlertTransition]) -> int: ...
+    def keep_suppressions(self, suppressions: Iterable[Suppression]) -> None: ...
     def keep_dead_letter(self, letter: DeadLetter) -> None: ...
 
 
@@ -85,6 +84,12 @@ class Store(Protocol):
     def known_mentions(self, ids: Collection[str]) -> set[str]: ...
     def transaction(self) -> AbstractContextManager[Transaction]: ...
     def purge(self, before_ms: int, *, rows_max: int) -> int: ...
+
+
+class Pages(Protocol):
+    """Decides who is to hear of the steps that alerts have taken; see paging.py."""
+
+    def turn(self, *, hurry: bool = False) -> int: ...
 
 
 class CoreFactory(Protocol):
@@ -159,17 +164,21 @@ class WatchLoop:
         source: Source,
         store: Store,
         cores: CoreFactory,
-        receivers: Sequence[Any],
+        paging: Pages | None = None,
         topic_mentions: str,
         clock: Clock,
         policy: WatchLoopPolicy,
         seen: Callable[[str], None] = lambda _beat: None,
         metrics: Metrics | None = None,
+        upstream: Callable[[], Mapping[str, int]] | None = None,
     ) -> None:
+        """`upstream`: raw partition → wall time (ms) until which all its mentions are in our topic; see `_idle`."""
         self._source, self._store, self._cores = source, store, cores
-        self._receivers, self._topic = receivers, topic_mentions
+        self._paging, self._topic = paging, topic_mentions
         self._clock, self._policy, self._seen = clock, policy, seen
         self._metrics = metrics or Metrics()
+        self._upstream = upstream
+        self._settled: Mapping[str, int] = {}
         self._purge_at_s = 0.0
         self._steps = WallSteps(clock)
         self._lag = LagGauge(clock, self._metrics)
@@ -180,8 +189,11 @@ class WatchLoop:
         """One step; returns how many messages moved. Raises Retryable when the database or the broker was not there."""
         for partition in self._source.lost():
             self._owned.pop(partition, None)
+        stepped = self.counts.transitions
         messages = self._source.poll(self._policy.batch_mentions_max, self._policy.poll_ms)
         self._seen("poll")
+        if self._upstream is not None:
+            self._settled = self._upstream()
         batches: dict[Partition, list[Message]] = {}
         for message in messages:
             batches.setdefault((message.place.topic, message.place.partition), []).append(message)
@@ -189,6 +201,8 @@ class WatchLoop:
         failures += [failure for partition in self._idle() if (failure := self._attempt(partition, []))]
         if failures:
             raise failures[0]
+        if self._paging is not None:
+            self._paging.turn(hurry=self.counts.transitions > stepped)
         self._purge()
         self._lag.measure(self._source.lag)
         return len(messages)
@@ -247,8 +261,15 @@ class WatchLoop:
                 return
         now_ms, steady_ms = self._steps.latest_ms(), round(1000 * self._clock.monotonic_s())
         fresh, letters = self._gather(batch)
+        owned.core.settle(self._settled)
         fates = {m.id: owned.core.take(m, origin=origin, now_ms=now_ms, steady_ms=steady_ms) for m, origin in fresh}
-        outcome = owned.core.advance() if batch else owned.core.tick(steady_ms, drained=True)
+        silent_until_ms = self._silent_until_ms(steady_ms)
+        if batch:
+            outcome = owned.core.advance()
+        elif silent_until_ms:
+            outcome = owned.core.tick(silent_until_ms, drained=True)
+        else:
+            outcome = Outcome()
         owned.active_s = self._clock.monotonic_s()
         following = batch[-1].place.offset + 1 if batch else owned.stored
         if following is None or not (batch or _changed(outcome)):
@@ -300,7 +321,8 @@ class WatchLoop:
                 transaction.keep_dead_letter(letter)
             transaction.upsert_buckets(change.outcome.buckets)
             transaction.save_entity_states(change.outcome.entity_states, partition=partition[1], at_ms=now_ms)
-            transaction.record_transitions(change.outcome.transitions, self._receivers, now_ms=now_ms)
+            transaction.record_transitions(change.outcome.transitions)
+            transaction.keep_suppressions(change.outcome.suppressed)
         self._seen("database")
         self._metrics.observe("watch_transaction_seconds", self._clock.monotonic_s() - started_s)
         if owned.core.watermark_ms is not None:
@@ -358,7 +380,10 @@ class WatchLoop:
         self._source.commit({partition: following})
 
     def _idle(self) -> list[Partition]:
-        """Partitions of ours in which event time must be moved on, because nobody speaks and nothing waits."""
+        """Partitions of ours in which event time must be moved on, because nobody speaks and nothing waits.
+
+        Nothing waits when our own topic is read to its end, asked after `score` was: it goes on only as far as `score` is.
+        """
         now_s = self._clock.monotonic_s()
         for partition in self._source.assignment():
             if partition[0] == self._topic and partition not in self._owned:
@@ -368,6 +393,10 @@ class WatchLoop:
             return []
         lag = self._source.lag()
         return [partition for partition in quiet if lag.get(partition, 1) <= 0]
+
+    def _silent_until_ms(self, steady_ms: int) -> int:
+        """Silence counts only as far as every raw partition has been judged; 0 while that is not known."""
+        return min(self._settled.values(), default=steady_ms if self._upstream is None else 0)
 
 
 def decode_mention(message: Message) -> ScoredMention:
@@ -404,4 +433,4 @@ def _origin(message: Message) -> str:
 
 
 def _changed(outcome: Outcome) -> bool:
-    return bool(outcome.buckets or outcome.entity_states or outcome.transitions)
+    return bool(outcome.buckets or outcome.entity_states or outcome.transitions or outcome.suppressed)

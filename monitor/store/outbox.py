@@ -205,18 +205,15 @@ class Outbox(ABC):
             "first_attempt_at_ms": first_ms,
         }
         connection.execute(update(t.outbox).where(t.outbox.c.id == row.id).values(**taken))
-        steps = t.alert_transitions.c
-        step = connection.execute(
-            select(steps.at_ms, steps.payload).where(steps.alert_id == row.alert_id, steps.sequence == row.sequence)
-        ).one()
         return ClaimedDelivery(
             id=row.id,
             alert_id=row.alert_id,
             sequence=row.sequence,
             receiver=row.receiver,
+            event=row.event,
             change=row.change,
-            at_ms=step.at_ms,
-            alert_json=step.payload,
+            at_ms=row.at_ms,
+            alert_json=row.payload,
             attempts=row.attempts + 1,
             first_attempt_at_ms=first_ms,
             lease_until_ms=now_ms + lease_ms,

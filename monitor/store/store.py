@@ -10,17 +10,19 @@ from sqlalchemy import Connection, Engine, delete, select, update
 
 from monitor.records import Alert, DeadLetter, Place, ScoredMention
 from monitor.store import tables as t
+from monitor.store.anchors import TopicAnchors
 from monitor.store.attempts import Attempts
 from monitor.store.engine import WRITING, engine_for, translated
 from monitor.store.migrate import migrate
 from monitor.store.outbox import Outbox
+from monitor.store.paging import Paging
 from monitor.store.rows import Counts, StoredBucket, StoredDeadLetter, StoredPartition, StoredTransition
 from monitor.store.watching import WatchTransaction, chunks, count
 
 _Headers = tuple[tuple[str, bytes], ...]
 
 
-class Store(Outbox, Attempts):
+class Store(Outbox, Paging, Attempts, TopicAnchors):
     """Opened once a process; safe to use from several threads. Raises Retryable, Fenced or Fatal."""
 
     def __init__(self, engine: Engine) -> None:

@@ -55,6 +55,7 @@ class Watermark:
         self._policy = policy
         self._origins = {name: _Origin(at_ms, None) for name, at_ms in newest_ms.items()}
         self._value_ms = restored_ms
+        self._settled: Mapping[str, int] = {}
 
     @property
     def value_ms(self) -> int | None:
@@ -65,6 +66,13 @@ class Watermark:
     def newest_ms(self) -> dict[str, int]:
         """The newest event of each origin: with `value_ms` all that a restart needs."""
         return {name: origin.newest_ms for name, origin in sorted(self._origins.items())}
+
+    def settle(self, settled: Mapping[str, int]) -> None:
+        """Until when (by the steady clock) all that was sent to each origin has arrived: only silence before that is silence.
+
+        Without it a backlog in front of us would look like an idle origin. Origins that are not named are taken at `steady_ms`.
+        """
+        self._settled = settled
 
     def observe(
         self,
@@ -118,7 +126,7 @@ class Watermark:
         for name, origin in self._origins.items():
             if origin.seen_at_ms is None:
                 origin.seen_at_ms = steady_ms
-            if steady_ms - origin.seen_at_ms >= self._policy.idle_after_ms:
+            if min(steady_ms, self._settled.get(name, steady_ms)) - origin.seen_at_ms >= self._policy.idle_after_ms:
                 idle.append(name)
         return idle
 

@@ -50,6 +50,8 @@ PURE = (
     "delivery/circuit.py",
     "delivery/outbox.py",
     "alerting/levels.py",
+    "alerting/paging.py",
+    "alerting/silences.py",
     "alerting/sources.py",
     "alerting/brief.py",
     "delivery/signing.py",

@@ -90,14 +90,13 @@ def audit(rows: Sequence[LabelledRow], *, shown_max: int = 50) -> dict[str, Any]
     sides = splits_of(rows)
     train = [row for row, side in zip(rows, sides, strict=True) if side == "train"]
     test = [row for row, side in zip(rows, sides, strict=True) if side == "test"]
-    found = suspects(rows)
-    learned = suspects(train)
     if not train or not test:
         raise Fatal("too few rows with sentiment labels to look for errors among them")
+    found, learned, differing = suspects(rows), suspects(train), conflicts(rows)
     return {
         "rows": len(rows),
-        "conflicts": [_shown_conflict([rows[i] for i in indices]) for indices in conflicts(rows)[:shown_max]],
-        "conflict_count": len(conflicts(rows)),
+        "conflicts": [_shown_conflict([rows[i] for i in indices]) for indices in differing[:shown_max]],
+        "conflict_count": len(differing),
         "suspect_count": len(found),
         "suspects_by_source": _counted(rows, found),
         "suspects": [_shown(rows, one) for one in found[:shown_max]],

@@ -286,6 +286,7 @@ def _run_watch(settings: Settings, stop: threading.Event, clock: Clock, notifier
     from monitor.linking import load_watchlist
     from monitor.loops.paging import Paging
     from monitor.loops.watch import WatchLoop, WatchLoopPolicy
+    from monitor.loops.watchkeeping import Watchkeeping
     from monitor.store import Store
 
     with ExitStack() as stack:
@@ -324,15 +325,24 @@ def _run_watch(settings: Settings, stop: threading.Event, clock: Clock, notifier
             paging=Paging(
                 store=store,
                 rules=rules,
-                sectors={company.symbol: company.sector for company in watchlist.companies},
+                sectors=watchlist.sectors(),
                 receivers=receivers_of(settings),
                 topic_mentions=kafka.topic_mentions,
                 clock=clock,
                 metrics=parts.metrics,
             ),
+            watchkeeping=Watchkeeping(
+                store=store,
+                rules=rules,
+                receivers=receivers_of(settings),
+                clock=clock,
+                metrics=parts.metrics,
+                show=parts.health.show_degraded,
+            ),
             topic_mentions=kafka.topic_mentions,
             clock=clock,
             policy=WatchLoopPolicy(
+                engine=settings.bundle.provider,
                 batch_mentions_max=settings.watch.batch_mentions_max,
                 poll_ms=settings.watch.poll_ms,
                 idle_tick_s=settings.watch.idle_tick_s,
@@ -433,17 +443,18 @@ class KafkaResults:
 
     def __init__(self, sink: KafkaSink, settings: Settings) -> None:
         self._sink, self._kafka = sink, settings.kafka
+        self._engine = settings.bundle.provider.encode()  # the engine refuses to start on any other
 
     def send_mention(self, mention: ScoredMention, *, origin: str) -> None:
         from monitor.loops.score import encode_mention
-        from monitor.loops.watch import ORIGIN_HEADER
+        from monitor.loops.watch import ENGINE_HEADER, ORIGIN_HEADER
 
         key, value = encode_mention(mention)
         self._sink.send(
             self._kafka.topic_mentions,
             key=key,
             value=value,
-            headers=[(ORIGIN_HEADER, origin.encode())],
+            headers=[(ORIGIN_HEADER, origin.encode()), (ENGINE_HEADER, self._engine)],
         )
 
     def send_dead_letter(self, letter: DeadLetter) -> None:

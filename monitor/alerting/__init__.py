@@ -22,8 +22,20 @@ from monitor.alerting.lifecycle import (
     severity,
     step,
 )
-from monitor.alerting.paging import Message, Pager, PageReason, PagerState, Settled, Step, Told, Verdict
+from monitor.alerting.paging import (
+    Message,
+    Pager,
+    PageReason,
+    PagerState,
+    Settled,
+    Step,
+    Told,
+    Verdict,
+    page_history,
+)
+from monitor.alerting.robust import Without, without_top
 from monitor.alerting.rules import Rules, VoiceRules, load_rules, parse_rules
+from monitor.alerting.silence_states import Feed, Finding, Hearing, KeeperState, OperatorMessage, Shares, Trouble
 from monitor.alerting.silences import Hours, Silence
 from monitor.alerting.sources import Sources
 
@@ -32,12 +44,17 @@ __all__ = [
     "Budget",
     "BudgetState",
     "Expected",
+    "Feed",
+    "Finding",
     "Habit",
+    "Hearing",
     "Hours",
+    "KeeperState",
     "Levels",
     "Market",
     "Message",
     "OpenAlert",
+    "OperatorMessage",
     "PageReason",
     "Pager",
     "PagerState",
@@ -47,16 +64,19 @@ __all__ = [
     "Rules",
     "Said",
     "Settled",
+    "Shares",
     "Shift",
     "Signal",
     "Silence",
     "Sources",
     "Step",
     "Told",
+    "Trouble",
     "Verdict",
     "VoiceRules",
     "Voices",
     "Weight",
+    "Without",
     "alert_id",
     "brief",
     "burst",
@@ -69,10 +89,12 @@ __all__ = [
     "expected",
     "exposure",
     "load_rules",
+    "page_history",
     "parse_rules",
     "quote",
     "reasons",
     "severity",
     "step",
     "tone_shift",
+    "without_top",
 ]

@@ -12,6 +12,7 @@ class Health:
     def __init__(self, limits_s: Mapping[str, float]) -> None:
         self._limits_s = dict(limits_s)
         self._beats_s: dict[str, float] = {}
+        self._degraded: tuple[str, ...] = ()
         self._held: tuple[str, ...] = ()
         self._lock = threading.Lock()
 
@@ -19,6 +20,16 @@ class Health:
         """The part is alive; beats of parts without a limit are kept for show."""
         with self._lock:
             self._beats_s[part] = now_s
+
+    def show_degraded(self, troubles: Sequence[str]) -> None:
+        """What is wrong although the role works: shown beside readiness, never as calm."""
+        with self._lock:
+            self._degraded = tuple(troubles)
+
+    @property
+    def degraded(self) -> tuple[str, ...]:
+        with self._lock:
+            return self._degraded
 
     def hold(self, reasons: Sequence[str]) -> None:
         """What is not worked on until somebody acts: alive, but not ready. An empty list: everything goes on."""

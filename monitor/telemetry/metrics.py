@@ -41,6 +41,12 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric(name="watch_dead_letters_total", kind="counter", meaning="Dead letters written to their table."),
     Metric(name="watch_transitions_total", kind="counter", meaning="Steps of alerts' lives.", label="change"),
     Metric(
+        name="watch_brigades_total",
+        kind="counter",
+        meaning="Brigades that began: many new accounts saying nearly the same.",
+    ),
+    Metric(name="watch_brigade_accounts_total", kind="counter", meaning="Accounts that took part in brigades."),
+    Metric(
         name="watch_transaction_seconds",
         kind="histogram",
         meaning="Time of one database transaction.",
@@ -51,6 +57,12 @@ CATALOGUE: tuple[Metric, ...] = (
     ),
     Metric(name="paging_messages_total", kind="counter", meaning="Messages decided on, by why.", label="reason"),
     Metric(name="paging_silent_total", kind="counter", meaning="Steps of alerts not told, by why.", label="reason"),
+    Metric(
+        name="operator_troubles",
+        kind="gauge",
+        meaning="Dead feeds, lag and degraded scoring that operators were told of and that last.",
+        label="trouble",
+    ),
     Metric(name="deliver_attempts_total", kind="counter", meaning="Webhook tries, by outcome.", label="outcome"),
     Metric(name="deliver_oldest_pending_seconds", kind="gauge", meaning="Age of the oldest delivery that waits."),
     Metric(name="lag_messages", kind="gauge", meaning="Messages between our position and the end.", label="partition"),

@@ -42,7 +42,12 @@ class TelemetryServer:
 def _answer(health: Health, clock: Clock, *, alive_only: bool) -> tuple[int, str, bytes]:
     now_s = clock.monotonic_s()
     faults = health.faults(now_s, alive_only=alive_only)
-    body = {"ok": not faults, "faults": faults, "seconds_since": health.ages_s(now_s)}
+    body = {
+        "ok": not faults,
+        "faults": faults,
+        "degraded": health.degraded,
+        "seconds_since": health.ages_s(now_s),
+    }
     return (503 if faults else 200), "application/json", json.dumps(body).encode()
 
 

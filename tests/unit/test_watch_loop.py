@@ -15,6 +15,7 @@ from monitor.errors import Fenced, Retryable
 from monitor.loops.watch import WatchLoop, WatchLoopPolicy
 from monitor.records import Place, ScoredMention, mention_id
 from monitor.store import Store
+from monitor.telemetry.metrics import Metrics
 
 PARTITION = ("mentions", 0)
 START_MS = 1_800_000_000_000
@@ -94,7 +95,10 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def build(
-    store: Store, upstream: Callable[[], Mapping[str, int]] | None = None, **policy: int
+    store: Store,
+    upstream: Callable[[], Mapping[str, int]] | None = None,
+    metrics: Metrics | None = None,
+    **policy: int,
 ) -> tuple[WatchLoop, FakeSource, ManualClock]:
     source, clock = FakeSource(store), ManualClock(NOW_MS)
     loop = WatchLoop(
@@ -105,6 +109,7 @@ def build(
         clock=clock,
         policy=WatchLoopPolicy(**policy),
         upstream=upstream,
+        metrics=metrics,
     )
     return loop, source, clock
 
@@ -301,3 +306,52 @@ def test_how_far_behind_we_are_is_told(store: Store) -> None:
     clock.advance(6)
     loop.turn()
     assert 'lag_messages{partition="mentions/0"} 2.0' in loop._metrics.exposition().decode()
+
+
+def test_a_brigade_is_kept_counted_and_told_once(store: Store) -> None:
+    """Many new accounts fill one mould; however the batches are cut, one notice says how many they were."""
+    metrics = Metrics()
+    loop, source, _ = build(store, metrics=metrics)
+    for start in (0, 150):
+        source.add(
+            *(
+                msgspec.structs.replace(
+                    mention(number),
+                    channel="social",
+                    published_at_ms=START_MS + number * 3_000,
+                    text=f"sell all your shares of it before they go to zero n{number}",
+                    author=f"new{number}",
+                )
+                for number in range(start, start + 150)
+            )
+        )
+        loop.turn()
+        assert len(store.notices()) == 1
+    source.add(mention(1_000))
+    loop.turn()
+    (notice,) = store.notices()
+    assert (notice.kind, notice.entity, notice.channel) == ("brigade", "AAA", "social")
+    assert notice.accounts > 280
+    exposition = metrics.exposition().decode()
+    assert "tapewatch_watch_brigades_total 1.0" in exposition
+    assert f"tapewatch_watch_brigade_accounts_total {float(notice.accounts)}" in exposition
+
+
+def test_what_is_heard_and_by_which_engine_is_counted_with_the_batch(store: Store) -> None:
+    """A repeat is not heard twice, and a failed transaction has heard nothing."""
+    loop, source, clock = build(store)
+    source.add(*(mention(n) for n in range(10)), b"{broken")
+    for raw in source.log[:4]:
+        raw.headers = (("origin", b"news/0"), ("engine", b"cuda"))
+    source.log[5].headers = (("origin", b"news/0"), ("engine", b"cpu"))
+    breaking = Breaking(store, 1)
+    loop._store = breaking  # type: ignore[assignment]
+    with pytest.raises(Retryable):
+        loop.turn()
+    assert store.feed_hours(0) == []
+    loop.turn()
+    source.add(*(mention(n) for n in range(5)))
+    loop.turn()
+    assert [(row.source, row.mentions) for row in store.feed_hours(0)] == [("wire", 10)]
+    shares = store.intake_shares(0, clock.now_ms() + 1)
+    assert (shares.mentions, shares.other_engine, shares.dead_letters) == (10, 4, 1)

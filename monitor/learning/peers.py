@@ -180,7 +180,8 @@ def _by_source(features: Any, labelled: Sequence[tuple[int, str, str]]) -> dict[
     from sklearn.linear_model import LogisticRegression
 
     found = {}
-    for source in ["", *sorted({source for _, source, _ in labelled})]:
+    sources = sorted({source for _, source, _ in labelled})
+    for source in ["", *(sources if len(sources) > 1 else [])]:
         chosen = [(i, label) for i, of, label in labelled if source in ("", of)]
         if len({label for _, label in chosen}) > 1:
             model = LogisticRegression(C=4.0, max_iter=1_000)

@@ -11,6 +11,7 @@ import os
 import random
 import signal
 import socket
+import ssl
 import sys
 import threading
 import uuid
@@ -75,8 +76,9 @@ def faults_of(settings: Settings) -> list[str]:
     checks: tuple[Callable[[], object], ...] = (
         lambda: load_watchlist(settings.watchlist.path),
         lambda: load_rules(settings.rules.path),
-        lambda: load_bundle(settings.bundle.path),
+        lambda: load_bundle(settings.bundle.path, trusted=settings.bundle.trusted_keys),
         lambda: receivers_of(settings),
+        lambda: check_kafka(settings),
         lambda: database_url(settings),
     )
     faults: list[str] = []
@@ -141,6 +143,28 @@ def secrets_of(settings: Settings) -> tuple[str, ...]:
 def group_of(settings: Settings, role: str) -> str:
     """The consumer group of a role that reads from Kafka."""
     return f"{settings.kafka.group_prefix}-{role}"
+
+
+def check_kafka(settings: Settings) -> None:
+    """Raises Fatal for certificates, keys and passwords that can't be used: trying again would not mend them."""
+    config = kafka_config(settings, role="check")
+    if "SSL" not in config.security_protocol:
+        return
+    context = ssl.create_default_context()
+    try:
+        if config.ssl_cafile:
+            context.load_verify_locations(config.ssl_cafile)
+    except (OSError, ssl.SSLError) as err:
+        raise Fatal(f"kafka.ssl_cafile: {config.ssl_cafile} can't be read as PEM ({type(err).__name__})") from err
+    try:
+        if config.ssl_certfile:
+            # A password that is not asked for would be; without one, a locked key must not ask at a terminal.
+            context.load_cert_chain(config.ssl_certfile, config.ssl_keyfile, password=config.ssl_password or "")
+    except (OSError, ssl.SSLError, ValueError) as err:
+        raise Fatal(
+            f"kafka.ssl_certfile, ssl_keyfile: {config.ssl_certfile} and its key can't be used ({type(err).__name__}); "
+            "PEM files, and kafka.ssl_key_password_file for a locked key"
+        ) from err
 
 
 def receivers_of(settings: Settings) -> tuple[Receiver, ...]:
@@ -492,7 +516,7 @@ def make_scorer(settings: Settings, bundle_folder: Path | None = None, *, every_
     from monitor.registry import engine_file, load_bundle
     from monitor.scoring import BatchPolicy, OnnxEngine, Scorer, ScorerPolicy
 
-    bundle = load_bundle(bundle_folder or settings.bundle.path)
+    bundle = load_bundle(bundle_folder or settings.bundle.path, trusted=settings.bundle.trusted_keys)
     engine = OnnxEngine(
         engine_file(bundle, settings.bundle.precision, settings.bundle.cache_dir, every_convention=every_convention),
         provider=settings.bundle.provider,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -16,6 +17,7 @@ import typer
 
 from monitor import __version__
 from monitor.commands import desk
+from monitor.commands.models import models
 from monitor.errors import Fatal, TapewatchError
 
 if TYPE_CHECKING:
@@ -27,15 +29,18 @@ DEFAULT_CONFIG = CONFIGS / "default.toml"
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 dead_letters = typer.Typer(no_args_is_help=True, help="Messages that could not be used.")
+notices = typer.Typer(no_args_is_help=True, help="What the operator should know and is no alert.")
 deliveries = typer.Typer(no_args_is_help=True, help="What was or will be sent to receivers.")
 bench = typer.Typer(no_args_is_help=True, help="Benchmarks, each within one run.")
 app.add_typer(dead_letters, name="dead-letters")
+app.add_typer(notices, name="notices")
 app.add_typer(deliveries, name="deliveries")
 app.add_typer(bench, name="bench")
-app.add_typer(desk.silences, name="silences")
-app.add_typer(desk.alerts, name="alerts")
 offsets = typer.Typer(no_args_is_help=True, help="Where the roles stand in their topics, and what is refused.")
 app.add_typer(offsets, name="offsets")
+app.add_typer(desk.silences, name="silences")
+app.add_typer(desk.alerts, name="alerts")
+app.add_typer(models, name="models")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")]
 ConfigOption = Annotated[Path, typer.Option("--config", help="The TOML file.")]
@@ -88,6 +93,10 @@ def run(
     with _stopped_by_signals() as stop, _reloaded_by_signal() as reload:
         orders = Orders(stop, reload)
         code = run_all(settings, config, orders) if role is None else run_role(settings, role, config, orders)
+    if any(thread.name.startswith("model") for thread in threading.enumerate()):
+        # Everything is closed. A batch in the runtime's native code can't be stopped, and Python would wait for it.
+        sys.stderr.flush()
+        os._exit(code)
     raise typer.Exit(code)
 
 
@@ -178,7 +187,10 @@ def backtest(
     events: Annotated[Path | None, typer.Option("--events", help="Known events to be judged by.")] = None,
     rules: Annotated[Path | None, typer.Option("--rules", help="A rules file instead of the config's.")] = None,
     sweep: Annotated[list[Path] | None, typer.Option("--sweep", help="Other rules files, to compare.")] = None,
-    nulls: Annotated[int, typer.Option("--nulls", min=0, max=100, help="Replays with nothing happening.")] = 0,
+    nulls: Annotated[
+        int | None,
+        typer.Option("--nulls", min=0, max=100, help="Replays with nothing happening; 3 where no --events are given."),
+    ] = None,
     config: ConfigOption = DEFAULT_CONFIG,
     watchlist: WatchlistOption = None,
     as_json: JsonOption = False,
@@ -188,7 +200,7 @@ def backtest(
     from monitor.settings import load_settings
 
     settings = load_settings(config)
-    with _byte_progress(stream, quiet=as_json) as progress:
+    with _stage_progress(quiet=as_json) as progress:
         summary = offline.backtest(
             settings,
             stream,
@@ -197,7 +209,7 @@ def backtest(
             events=events,
             rules=rules,
             sweep=sweep or (),
-            nulls=nulls,
+            nulls=nulls if nulls is not None else 0 if events else 3,
             progress=progress,
             warn=_warn,
         )
@@ -205,6 +217,18 @@ def backtest(
         _print_json(summary)
         return
     typer.echo(f"{summary['mentions']} mentions, {summary['alerts']} alerts, {summary['alerts_per_day']} a day")
+    if events is not None:
+        found = summary["events"]
+        typer.echo(
+            f"{found['detected']} of {found['judged']} events, {found['other_alerts_per_day']} other alerts a day"
+        )
+    for row in summary.get("calibration", {}).get("budgets", ()):
+        typer.echo(
+            f"budget {row['promised_per_day']:g} a day: {row['found_per_day']:g} false ones on null replays"
+            f" ({row['low']:g} to {row['high']:g})"
+        )
+    for row in summary.get("sweep", ()):
+        typer.echo(f"{row['rule']}: {row['alerts']} alerts, +{len(row['added'])} -{len(row['dropped'])}")
     typer.echo(f"{out / 'report.html'}")
 
 
@@ -219,6 +243,7 @@ def chaos(
             "--database", help="An empty database's URL instead of SQLite.", envvar="TAPEWATCH_CHAOS_DATABASE"
         ),
     ] = None,
+    processes: Annotated[int, typer.Option("--processes", min=1, max=8, help="Of score and of watch, each.")] = 1,
     config: ConfigOption = CONFIGS / "demo.toml",
     as_json: JsonOption = False,
 ) -> None:
@@ -231,7 +256,7 @@ def chaos(
     configure_logs(level="error")  # restarts are what is asked for here
     findings = run_chaos(
         config,
-        ChaosPlan(kills=kills, seed=seed),
+        ChaosPlan(kills=kills, seed=seed, processes=processes),
         bootstrap_servers=servers,
         database_url=database,
         say=lambda text: typer.echo(text, err=True),
@@ -305,12 +330,43 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Fine-tune one encoder for all tasks, calibrate it, and leave everything needed to repeat it."""
+    """Fine-tune one encoder for all tasks, calibrate it, and leave everything needed to repeat it.
+
+    Several processes or GPUs: `torchrun --standalone --nproc-per-node N -m monitor.cli train …`.
+    """
     from monitor import offline
 
     with _step_progress(quiet=as_json) as progress:
-        summary = offline.train(data, out, recipe=recipe, base=base, resume=resume, progress=progress)
+        summary = offline.train(data, out, recipe=recipe, base=base, resume=resume, progress=progress, warn=_warn)
+    if summary is None:
+        return
     _print_json(summary) if as_json else typer.echo(f"{out}: {summary['validation']}")
+
+
+@app.command()
+def search(
+    data: Annotated[list[Path], typer.Option("--data", help="Labelled rows; may be given several times.")],
+    out: Annotated[Path, typer.Option("--out", help="A new folder for the best run, best.toml and search.json.")],
+    for_s: Annotated[float, typer.Option("--for", min=1, help="End within so many seconds.")],
+    recipe: Annotated[Path | None, typer.Option("--recipe", help="TOML; where the search begins.")] = None,
+    trials: Annotated[int | None, typer.Option("--trials", min=1, help="At most so many.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Search rates, decay, dropout and smoothing on the validation split alone, within a stated time."""
+    from monitor import lab
+
+    summary = lab.search(
+        data,
+        out,
+        recipe=recipe,
+        seconds_max=for_s,
+        trials_max=trials,
+        say=lambda text: typer.echo(text, err=True),
+    )
+    if as_json:
+        _print_json(summary)
+    else:
+        typer.echo(f"{summary['recipe']}: {summary['best']:.4f}, the best of {len(summary['trials'])} trials")
 
 
 @app.command()
@@ -574,6 +630,27 @@ def replay_dead_letters(
     _print_json({"replayed": count}) if as_json else typer.echo(f"{count} messages sent again")
 
 
+@notices.command("list")
+def list_notices(
+    config: ConfigOption = DEFAULT_CONFIG,
+    entity: Annotated[str | None, typer.Option(help="Only those of one company.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 50,
+    as_json: JsonOption = False,
+) -> None:
+    """The latest notices: brigades, with how many new accounts took part and how many voices they were worth."""
+    with _store(config) as (_, store):
+        found = store.notices(limit=limit, entity=entity)
+    if as_json:
+        _print_json({"notices": found})
+        return
+    for each in found:
+        typer.echo(
+            f"{_time(each.since_ms)} to {_time(each.last_ms)}  {each.entity} {each.channel}  {each.kind}:"
+            f" {each.accounts} new accounts, {each.voices:g} voices  {_visible(each.text, 100)}"
+        )
+    typer.echo(f"{len(found)} notices")
+
+
 @deliveries.command("list")
 def list_deliveries(
     config: ConfigOption = DEFAULT_CONFIG,
@@ -690,6 +767,37 @@ def _byte_progress(files: list[Path], *, quiet: bool) -> Iterator[Any]:
     with Progress(*columns, console=Console(stderr=True, quiet=quiet), transient=False) as bar:
         task = bar.add_task(files[0].name if len(files) == 1 else f"{len(files)} files", total=total)
         yield lambda count: bar.advance(task, count)
+
+
+@contextmanager
+def _stage_progress(*, quiet: bool) -> Iterator[Any]:
+    """A bar a stage: told the stage's name, how much more is done, and how much there is."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True, quiet=quiet)) as bar:
+        tasks: dict[str, Any] = {}
+
+        def tell(stage: str, count: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=total)
+            bar.advance(tasks[stage], count)
+
+        yield tell
 
 
 @contextmanager

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Clock(Protocol):
@@ -83,6 +85,6 @@ class WallSteps:
 
 def to_rfc3339(epoch_ms: int) -> str:
     """Epoch milliseconds as RFC 3339 in UTC, milliseconds only where there are any."""
-    moment = datetime.fromtimestamp(epoch_ms / 1000, UTC)
+    moment = _EPOCH + timedelta(milliseconds=epoch_ms)  # whole numbers: a float loses milliseconds of far years
     timespec = "milliseconds" if epoch_ms % 1000 else "seconds"
     return moment.isoformat(timespec=timespec).replace("+00:00", "Z")

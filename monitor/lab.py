@@ -128,6 +128,34 @@ def peers(
     return result
 
 
+def search(
+    data: Sequence[Path],
+    out: Path,
+    *,
+    recipe: Path | None,
+    seconds_max: float,
+    trials_max: int | None,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Better settings for a recipe, found on the validation split within a stated time."""
+    import time
+
+    from monitor.learning.recipe import load_recipe
+    from monitor.learning.search import search as search_settings
+
+    rows = [row for path in data for row in read_rows(path)]
+    found = search_settings(
+        rows,
+        load_recipe(recipe),
+        out,
+        seconds_max=seconds_max,
+        now_s=time.monotonic,
+        trials_max=trials_max,
+        say=say,
+    )
+    return {"best": found.score, "recipe": str(out / "best.toml"), "trials": list(found.trials)}
+
+
 def explain_text(settings: Settings, text: str, *, entity: str, bundle: Path | None) -> Any:
     """Why the model judges `entity` in this text as it does. `entity`: a symbol of the watchlist, or words of the text."""
     from monitor.linking import Linker, load_watchlist

@@ -50,20 +50,25 @@ def backtest(
     rules: Path | None = None,
     sweep: Sequence[Path] = (),
     nulls: int = 0,
-    progress: Progress,
+    progress: Callable[[str, int, int], None],
     warn: Callable[[str], None],
 ) -> dict[str, Any]:
-    """The live code path over history; returns the summary that was written to `out`."""
+    """The live code path over history; returns the summary that was written to `out`.
+
+    `progress` hears of each stage by name: how much more of it is done, and how much there is in all.
+    """
     from monitor.alerting import load_rules
     from monitor.backtest import (
+        calibrate,
         compare,
+        group_stories,
         judge_events,
         load_events,
-        null_replay,
         run_backtest,
         score_documents,
         write_report,
     )
+    from monitor.backtest.nulls import BUDGETS
     from monitor.linking import load_watchlist
 
     chosen = load_rules(rules or settings.rules.path)
@@ -73,42 +78,85 @@ def backtest(
     names, sectors = companies.names(), companies.sectors()
     scorer = make_scorer(settings)
     cache = settings.bundle.cache_dir or Path.home() / ".cache" / "tapewatch"
-    documents = read_documents(settings, files, watchlist, progress=progress, warn=warn)
+    size = sum(file.stat().st_size for file in files if file.exists())
+    documents = read_documents(
+        settings, files, watchlist, progress=lambda count: progress("reading and judging", count, size), warn=warn
+    )
     mentions = score_documents(
         documents, judge=scorer, bundle=f"{scorer.bundle.model}/{settings.bundle.precision}", cache_dir=cache
     )
-    partitions = settings.kafka.partitions
-    result = run_backtest(mentions, rules=chosen, names=names, sectors=sectors, partitions=partitions)
+    partitions, total = settings.kafka.partitions, len({mention.id for mention in mentions})
+
+    def run(by: Any) -> Any:
+        stage = f"rule {by.name}"
+        return run_backtest(
+            mentions,
+            rules=by,
+            names=names,
+            sectors=sectors,
+            partitions=partitions,
+            progress=lambda count: progress(stage, count, total),
+        )
+
+    result = run(chosen)
     extra: dict[str, Any] = {}
+    stories = group_stories(mentions) if known else {}
     if known:
-        extra["events"] = judge_events(result, mentions, known)
-    if nulls:
-        extra["null_replays"] = [
-            _null(
-                run_backtest(null_replay(mentions, seed=seed), rules=chosen, names=names, partitions=partitions), seed
-            )
-            for seed in range(1, nulls + 1)
-        ]
+        extra["events"] = judge_events(result, mentions, known, stories=stories)
+    if nulls and mentions:
+        replays = nulls * total * len({chosen.budget.false_alerts_per_day, *BUDGETS})
+        extra["calibration"] = calibrate(
+            mentions,
+            rules=chosen,
+            replays=nulls,
+            partitions=partitions,
+            progress=lambda count: progress("null replays", count, replays),
+        )
     if others:
-        runs = [run_backtest(mentions, rules=other, names=names, partitions=partitions) for other in others]
-        extra["sweep"] = [{"rule": run.rules.name, **compare(result, run)} for run in runs]
+        extra["sweep"] = []
+        for path, other in zip(sweep, others, strict=True):
+            again = run(other)
+            row = {
+                "rule": other.name if other.name != chosen.name else f"{other.name} ({path.name})",
+                **compare(result, again),
+                "alerts": len(again.alerts),
+                "alerts_per_day": again.summary()["alerts_per_day"],
+                "by_kind": again.summary()["by_kind"],
+            }
+            if known:
+                row["events"] = judge_events(again, mentions, known, stories=stories)
+            extra["sweep"].append(row)
     return write_report(result, out, extra=extra)
 
 
 def train(
-    data: Sequence[Path], out: Path, *, recipe: Path | None, base: str | None, resume: bool, progress: Any
-) -> dict[str, Any]:
-    """Fine-tune and calibrate; the run folder then holds all that `export` needs."""
+    data: Sequence[Path],
+    out: Path,
+    *,
+    recipe: Path | None,
+    base: str | None,
+    resume: bool,
+    progress: Any,
+    warn: Callable[[str], None],
+) -> dict[str, Any] | None:
+    """Fine-tune and calibrate; the run folder then holds all that `export` needs.
+
+    Of several processes (`torchrun`), the leading one returns what was found, the others None.
+    """
     from monitor.learning.finish import finish_run
     from monitor.learning.recipe import load_recipe
     from monitor.learning.rows import read_rows
     from monitor.learning.train import train as fine_tune
+    from monitor.learning.workers import Workers
 
     chosen = load_recipe(recipe)
     if base is not None:
         chosen = chosen.model_copy(update={"base": base})
     rows = [row for path in data for row in read_rows(path)]
-    trained = fine_tune(rows, chosen, out, resume=resume, progress=progress)
+    workers = Workers.of_environment()
+    trained = fine_tune(rows, chosen, out, resume=resume, progress=progress, warn=warn, workers=workers)
+    if not workers.leads:
+        return None
     finished = finish_run(out, rows)
     return {"out": str(out), "epochs": trained.epochs, "validation": trained.metrics, "metrics": finished.metrics}
 
@@ -275,10 +323,6 @@ def _engine_rate(scorer: Any, documents: Sequence[Linked]) -> float:
             scorer.engine.run(batch)
         best = min(best, time.perf_counter() - started)
     return len(documents) / best
-
-
-def _null(result: Any, seed: int) -> dict[str, Any]:
-    return {"seed": seed, "alerts": len(result.alerts), "alerts_per_day": round(len(result.alerts) / result.days, 3)}
 
 
 def bench_pipeline(

@@ -66,9 +66,10 @@ class WatchlistSettings(Section):
 
 
 class BundleSettings(Section):
-    """`path` unset means the shipped bundle."""
+    """`path` unset means the shipped bundle. With `trusted_keys` only a bundle that one of them signed is served."""
 
     path: Path | None = None
+    trusted_keys: tuple[Path, ...] = ()
     precision: Literal["fp32", "fp16", "int8"] = "int8"
     provider: Literal["cpu", "cuda"] = "cpu"
     cache_dir: Path | None = None
@@ -271,6 +272,8 @@ def _with_absolute_paths(settings: Settings, base: Path) -> Settings:
                 changes[name] = (base / value).resolve()
             elif isinstance(value, Section):
                 changes[name] = absolute(value)
+            elif isinstance(value, tuple) and value and isinstance(value[0], Path):
+                changes[name] = tuple((base / path).resolve() for path in value)
             elif isinstance(value, tuple) and value and isinstance(value[0], Section):
                 changes[name] = tuple(absolute(item) for item in value)
         return section.model_copy(update=changes) if changes else section

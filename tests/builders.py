@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from monitor.records import Document, Evidence, LinkedEntity, ScoredMention, mention_id
+from monitor.records import Alert, AlertTransition, Document, Evidence, LinkedEntity, ScoredMention, mention_id
 
 GOOD = {"soars", "beats", "record", "wins", "jumps", "upgrade"}
 BAD = {"plunges", "misses", "fraud", "loses", "falls", "bankruptcy"}
@@ -153,3 +154,32 @@ def judged(document: Document, entity: LinkedEntity, now_ms: int) -> ScoredMenti
         model="words@1",
         scored_at_ms=now_ms,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """A message of the pager about an alert's step."""
+
+    page: str
+    sequence: int
+    event: str
+    change: str
+    at_ms: int
+    severity: str
+    alert: Alert | None
+    body: dict[str, object] | None = None
+
+
+def told(steps: list[AlertTransition]) -> list[Told]:
+    return [
+        Told(
+            page=step.alert.id,
+            sequence=number,
+            event=f"alert.{step.change}",
+            change=step.change,
+            at_ms=step.at_ms,
+            severity=step.alert.severity,
+            alert=step.alert,
+        )
+        for number, step in enumerate(steps, 1)
+    ]

@@ -33,6 +33,7 @@ from monitor.alerting.paging import (
     Verdict,
     page_history,
 )
+from monitor.alerting.robust import Without, without_top
 from monitor.alerting.rules import Rules, VoiceRules, load_rules, parse_rules
 from monitor.alerting.silence_states import Feed, Finding, Hearing, KeeperState, OperatorMessage, Shares, Trouble
 from monitor.alerting.silences import Hours, Silence
@@ -75,6 +76,7 @@ __all__ = [
     "VoiceRules",
     "Voices",
     "Weight",
+    "Without",
     "alert_id",
     "brief",
     "burst",
@@ -94,4 +96,5 @@ __all__ = [
     "severity",
     "step",
     "tone_shift",
+    "without_top",
 ]

@@ -55,17 +55,17 @@ class VoiceRules(_Section):
 
     An author's post after k others within 24 hours counts 1 / (1 + k × `author_discount`)², so that with 1 nobody has more
     than 1.65 voices; the k-th of a chorus of similar posts 1 / (1 + k × `crowd_discount`); a text without a new pair of
-    words `stale_weight`. A source that makes the share s of its channel has at most `source_cap` / (1 − s) voices in four
-    hours on one company, decisive stories apart: less than `voices_min_news` for a small one, no limit for the only one.
-    Accounts that are new to the partition today have together, in an hour and in four, `newcomer_cap` voices beside as many as
-    is usual for the known ones who spoke. `brigade_accounts_min` newcomers who echo one another within four hours are a brigade; echoes of one have no voice.
+    words `stale_weight`. A source that makes the share s of its channel has in four hours on one company, decisive stories
+    apart, at most (`source_cap` + s × stories of the others) / (1 − s) voices: a small one can't fire alone, the only one has
+    no limit. All accounts that are new to the partition today count as one such source, with `newcomer_cap`, in an hour
+    and in four. `brigade_accounts_min` newcomers who echo one another within four hours are a brigade; echoes of one have no voice.
     """
 
     author_discount: Annotated[float, Field(ge=0)] = 1.0
     crowd_discount: Annotated[float, Field(ge=0)] = 1.0
     stale_weight: Share = 0.3
-    source_cap: Positive = 2.5
-    newcomer_cap: Positive = 1.5
+    source_cap: Positive = 1.5
+    newcomer_cap: Positive = 1.0
     brigade_accounts_min: Annotated[int, Field(ge=10)] = 40
     decisive_weight: Annotated[float, Field(ge=1)] = 3.0
     decisive_events: tuple[str, ...] = ()
@@ -109,6 +109,7 @@ class LifeRules(_Section):
     update_s: Positive = 1_800.0
     stories_max: Count = 5
     top_authors: Count = 3
+    top_sources: Count = 1
 
 
 class PagingRules(_Section):

@@ -81,7 +81,7 @@ def retry_after_s(value: str | None, now_ms: int) -> float | None:
         return float(value[:9])
     try:
         moment = parsedate_to_datetime(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # a year or a zone of twelve digits does not fit into a C int
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)

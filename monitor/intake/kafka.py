@@ -148,6 +148,7 @@ class KafkaSource:
         try:
             self._start_assigned()
             _unpark(self._consumer)
+            _finish_join(self._consumer)
             batches = self._consumer.poll(timeout_ms=timeout_ms, max_records=messages_max)
         except (OffsetOutOfRangeError, LogTruncationError) as err:
             self._refuse_out_of_range(err)
@@ -381,12 +382,15 @@ class KafkaSource:
         """Where a group starts that has never read this partition. One that was added later is new, and read whole."""
         if self._config.first_offset == "earliest":
             return int(self._consumer.beginning_offsets([partition])[partition])
+        end = int(
+            self._consumer.end_offsets([partition])[partition]
+        )  # asked first: what comes meanwhile is not skipped
         since_ms = self._anchors.anchored_since_ms(self._group, partition.topic) if self._anchors is not None else None
         if since_ms is not None:
             found = self._consumer.offsets_for_times({partition: since_ms})[partition]
             if found is not None:
-                return int(found.offset)
-        return int(self._consumer.end_offsets([partition])[partition])
+                return min(end, int(found.offset))
+        return end
 
     def _check_identities(self) -> None:
         """A topic that was made anew while we read it: the client learns of it with its metadata, every few seconds."""
@@ -631,7 +635,10 @@ def _connect(make: Callable[[], Client], config: KafkaConfig) -> Client:
     try:
         return make()
     except (OSError, KafkaError) as err:
-        raise Retryable(f"kafka {config.bootstrap_servers}: no broker answers ({type(err).__name__})") from err
+        refused = (
+            "" if config.security_protocol == "PLAINTEXT" else ", or it refused certificate, name, user or password"
+        )
+        raise Retryable(f"kafka {config.bootstrap_servers}: no broker answers ({type(err).__name__}){refused}") from err
 
 
 def _unpark(consumer: Any) -> None:
@@ -641,6 +648,14 @@ def _unpark(consumer: Any) -> None:
     current = getattr(fetcher, "_next_partition_records", None)
     if fetcher is not None and current is not None and not current:
         fetcher._next_partition_records = None
+
+
+def _finish_join(consumer: Any) -> None:
+    """Work around kafka-python 3.0.12: a leader that rejoins because partitions were added forgets why as soon as it has
+    assigned them; a poll that ends in between leaves the join unfinished for ever, with heartbeats off."""
+    coordinator = consumer._coordinator
+    if coordinator._join_task is not None and not coordinator.rejoin_needed:
+        coordinator.request_rejoin()
 
 
 def _close_quietly(consumer: Any) -> None:

@@ -30,11 +30,11 @@ _LONG_WORDS = 25
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MentionPrediction:
-    """`evidence`: half-open ranges of the row's text."""
+    """`evidence`: half-open ranges of the row's text; None from a model that quotes none."""
 
     probabilities: Triple
     polarity: float
-    evidence: tuple[tuple[int, int], ...] = ()
+    evidence: tuple[tuple[int, int], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,7 +172,7 @@ def _evidence(rows: Sequence[LabelledRow], said: Sequence[Prediction]) -> dict[s
     for row, prediction in zip(rows, said, strict=True):
         wanted: dict[Any, tuple[list[tuple[int, int]], tuple[tuple[int, int], ...]]] = {}
         for mention, answer in zip(row.mentions, prediction.mentions, strict=False):
-            if mention.evidence:
+            if mention.evidence and answer.evidence is not None:
                 key = (mention.start, mention.end) if mention.start is not None else mention.target
                 wanted.setdefault(key, ([], answer.evidence))[0].extend(mention.evidence)
         pairs += [(word_tags(row.text, truth), word_tags(row.text, found)) for truth, found in wanted.values()]

@@ -12,6 +12,7 @@ from monitor.learning.recipe import Recipe, head_for
 from monitor.learning.rows import LabelledMention, LabelledRow
 from monitor.records import LABELS
 
+_NAME_CHARS = 40
 Soft = tuple[float, float, float]
 
 
@@ -31,6 +32,7 @@ class Example:
 
     ids: list[int]
     source: str = ""
+    name: str = ""  # the row's id, or how its text begins: to be named when something is wrong
     document_head: str | None = None
     document: Soft | None = None
     mentions: list[MentionExample] = field(default_factory=list)
@@ -47,7 +49,7 @@ def make_examples(
     data = recipe.data
     examples = []
     for row, text, encoding in zip(rows, texts, encodings, strict=True):
-        example = Example(ids=encoding.ids, source=row.source)
+        example = Example(ids=encoding.ids, source=row.source, name=row.id or row.text[:_NAME_CHARS])
         head = head_for(data.document_heads, row.source)
         if head is not None:
             example.document = row.probabilities or (_hard(row.label) if row.label else None)
@@ -79,7 +81,7 @@ def join(first: Example, second: Example, between: Sequence[int]) -> Example:
     for mention in second.mentions:
         tags = None if mention.tags is None else _widened(mention.tags[1:], ids, start=shift + 1)
         mentions.append(replace(mention, tokens=[position + shift for position in mention.tokens], tags=tags))
-    return Example(ids=ids, source=first.source, mentions=mentions)
+    return Example(ids=ids, source=first.source, name=f"{first.name} + {second.name}", mentions=mentions)
 
 
 def span_tokens(offsets: Sequence[tuple[int, int]], start: int, end: int) -> list[int]:

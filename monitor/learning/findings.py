@@ -69,8 +69,9 @@ def averages(figures: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     columns = ("precision", "recall", "f1")
     per = figures["per_class"].values()
     values = np.array([[scores[c] for c in columns] for scores in per])
-    support = np.array([scores["support"] for scores in per], dtype=float)
-    there = support > 0
+    matrix = np.asarray(figures["confusion"])
+    support = matrix.sum(1).astype(float)
+    there = (support > 0) | (matrix.sum(0) > 0)  # a label that was only ever said counts as 0, as in `macro_f1`
     means = {
         "micro": [figures["accuracy"]] * 3,
         "macro": values[there].mean(0),

@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 
 from monitor.errors import Fatal
+from monitor.learning.augment import augmented_rows
 from monitor.learning.calibrate import calibration_figures, fit_calibration, fit_conventions, softmax
 from monitor.learning.card import model_card
 from monitor.learning.metrics import classification, multilabel, polarity_figures, tag_f1
@@ -48,7 +49,7 @@ def finish_run(run: Path, rows: Sequence[LabelledRow]) -> Finished:
     from monitor.learning.features import make_examples
     from monitor.learning.outputs import as_heads, gather_outputs, merge_outputs
     from monitor.learning.recipe import Recipe, head_for
-    from monitor.learning.train import BEST, RUN_FILE, _allowed
+    from monitor.learning.train import BEST, RUN_FILE, allowed
 
     try:
         identity = json.loads((run / RUN_FILE).read_text("utf-8"))
@@ -56,7 +57,7 @@ def finish_run(run: Path, rows: Sequence[LabelledRow]) -> Finished:
     except (FileNotFoundError, ValueError) as err:
         raise Fatal(f"{run}: not the folder of a finished training run: {err}") from err
     recipe = Recipe.model_validate(identity["recipe"])
-    rows = _allowed(rows, recipe)
+    rows = allowed(rows, recipe)
     if fingerprint(rows) != identity["data"]:
         raise Fatal(f"{run}: was trained on other rows; give the same --data files")
     sides = splits_of(rows, valid_percent=recipe.data.valid_percent, test_percent=recipe.data.test_percent)
@@ -83,11 +84,12 @@ def finish_run(run: Path, rows: Sequence[LabelledRow]) -> Finished:
             if own:
                 figures.setdefault(side, {})[source or "unnamed"] = own
     served = {"document": network.spec.serve_document, "mention": network.spec.serve_mention}
+    generated = augmented_rows(data.augment_rows, seed=recipe.run.seed)
     card = model_card(
         name=recipe.name,
         base_model=recipe.base,
-        licences=licences(rows),
-        rows=counts(rows),
+        licences=licences([*rows, *generated]),
+        rows=counts([*rows, *generated]),
         figures={
             f"{side} split, each source by its own convention's head": {
                 **found,

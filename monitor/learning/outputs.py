@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from exporters.network import Network
+from monitor.learning.epoch import collate
 from monitor.learning.features import Example
-from monitor.learning.train import collate
 
 _TEXTS = 64
 Outputs = dict[str, Any]

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from monitor.errors import Fatal
+from monitor.learning.rows import GENERATED
 
 T = TypeVar("T")
 Positive = Annotated[float, Field(gt=0)]
@@ -30,7 +31,8 @@ class Data(Part):
 
     `passes`: how often an epoch visits the rows of a source (1 if not named; a key may end in *): a large side task need
     not drown a small main one. `joined_share`: for each visited row of the served mention head, so many pairs of such
-    rows are told in one breath, different fates first: the model has to find out whose words are whose.
+    rows are told in one breath, different fates first: the model has to find out whose words are whose. `augment_rows`: so
+    many rows of our own grammar (`augment`, source `generated`) train beside the others.
     """
 
     document_heads: dict[str, str] = {"tfns": "news"}
@@ -46,6 +48,7 @@ class Data(Part):
     rows_max_per_source: int = 0
     passes: dict[str, Annotated[float, Field(ge=0, le=20)]] = {}
     joined_share: Share = 0.0
+    augment_rows: Annotated[int, Field(ge=0, le=100_000)] = 0
     valid_percent: Annotated[int, Field(ge=1, le=40)] = 10
     test_percent: Annotated[int, Field(ge=0, le=40)] = 10
 
@@ -151,6 +154,11 @@ def load_recipe(path: Path | None) -> Recipe:
         )
         if name and name not in heads.values()
     )
+    generated = (head_for(data.document_heads, GENERATED), head_for(data.mention_heads, GENERATED))
+    if data.augment_rows and not any(generated):
+        faults += (
+            f"{path}: data.augment_rows: no head is trained by the source {GENERATED!r}; name it in data.mention_heads",
+        )
     if faults:
         raise Fatal(f"{path}: {len(faults)} fault(s)", faults=faults)
     return recipe

@@ -111,10 +111,11 @@ def _conventions(conventions: Mapping[str, Mapping[str, Mapping[str, str]]]) -> 
 def _per_label(figures: Mapping[str, Any]) -> str:
     """Precision, recall, F1 and support of each label, with the three usual averages."""
     columns = ("precision", "recall", "f1")
+    said = [sum(row[i] for row in figures["confusion"]) for i in range(len(figures["per_class"]))]
     lines = [
         [escape(label), *(_number(s[c]) for c in columns), str(s["support"])]
-        for label, s in figures["per_class"].items()
-        if s["support"]
+        for (label, s), times in zip(figures["per_class"].items(), said, strict=True)
+        if s["support"] or times
     ]
     for name, values in averages(figures).items():
         lines.append([f"<i>{name} average</i>", *(_number(values[c]) for c in columns), str(figures["n"])])

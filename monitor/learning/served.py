@@ -130,15 +130,12 @@ class ServedModel:
             return None
         p = softmax(answers[voice.output][at], voice.temperature)
         score = np.interp(p[2] - p[0], voice.polarity.knots_x, voice.polarity.knots_y)
-        spans: list[tuple[int, int]] = []
+        evidence = None
         if "evidence" in bundle.heads:
             tags = softmax(answers["evidence_logits"][at, : len(unit.ids)])
             spans = self._spans(tags, unit.offsets, threshold=bundle.heads["evidence"].threshold)
-        return MentionPrediction(
-            probabilities=_triple(p),
-            polarity=float(score),
-            evidence=tuple(text.to_original(start, end) for start, end in spans),
-        )
+            evidence = tuple(text.to_original(start, end) for start, end in spans)
+        return MentionPrediction(probabilities=_triple(p), polarity=float(score), evidence=evidence)
 
 
 def conventions_of(model: ServedModel, rows: Sequence[LabelledRow]) -> dict[str, dict[str, dict[str, str]]]:

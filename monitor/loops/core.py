@@ -50,6 +50,7 @@ from monitor.alerting import (
     severity,
     step,
     tone_shift,
+    without_top,
 )
 from monitor.clock import to_rfc3339
 from monitor.errors import Fatal
@@ -91,7 +92,7 @@ HORIZON_MS = 24 * HOUR_MS
 MARKET_WINDOW_MS = 4 * HOUR_MS
 SILENT_AGAIN_MS = 6 * HOUR_MS
 TELLERS_MS = 4 * HOUR_MS
-STRANGERS_MAX = 0.6  # where nearly everybody is always new, newcomers can't be told apart
+STRANGERS_MAX = 0.5  # where nearly everybody is always new, newcomers can't be told apart
 FRESH_ENOUGH = 0.4  # a text with this share of new word pairs is a full voice
 QUOTE_CHARS_MAX = 240
 
@@ -812,14 +813,22 @@ class PartitionCore:
             for story in inside
             if isinstance(story.mention, ScoredMention)
         ]
+        threshold = min(needed, signal.score)
+
+        def again(kept: Voices) -> float:
+            return self._score_of(kept, signal, channel)
+
         why = reasons(
-            said,
-            direction=signal.direction,
-            score=lambda kept: self._score_of(kept, signal, channel),
-            threshold=min(needed, signal.score),
-            stories_max=own.life.stories_max,
-            top_authors=own.life.top_authors,
+            said, direction=signal.direction, score=again, threshold=threshold, stories_max=own.life.stories_max
         )
+        authors, loudest = (
+            without_top(said, name=name_of, top=top, fires=lambda kept: again(kept) >= threshold)
+            for name_of, top in (
+                (lambda each: each.mention.author, own.life.top_authors),
+                (lambda each: each.mention.source, own.life.top_sources),
+            )
+        )
+        brigade = ear.chorus.brigade
         raw_n = sum(each.copies for each in said)
         sources = self._sources[channel]
         names = {each.mention.source for each in said}
@@ -878,9 +887,13 @@ class PartitionCore:
                 "sources": len(names),
                 "source_quality": round(weight.quality, 3),
                 "novelty": round(weight.novelty, 3),
-                "authors": why.authors,
-                "top_author_share": why.top_author_share,
-                "fires_without_top_authors": why.fires_without_top_authors,
+                "authors": authors.known,
+                "top_author_share": authors.share,
+                "fires_without_top_authors": authors.fires,
+                "top_sources": list(loudest.names),
+                "top_source_share": loudest.share,
+                "fires_without_top_sources": loudest.fires,
+                "brigade_accounts": brigade.accounts if brigade is not None else 0,
                 "budget_per_day": own.budget.false_alerts_per_day,
             },
         )
@@ -952,11 +965,15 @@ class PartitionCore:
 
 def _room(told: Told, *, own: VoiceRules, share: float, strangers: float | None) -> float:
     """How many voices its source has left, and where the author is new, how many all newcomers have: see VoiceRules."""
-    room = own.source_cap / max(1.0 - share, 1e-6) - told.same_source
+
+    def left(cap: float, usual: float, others: int, same: int) -> float:
+        return (cap + usual * others) / max(1.0 - usual, 1e-6) - same
+
+    room = left(own.source_cap, share, told.by_other_sources, told.same_source)
     if strangers is not None:
         usual = min(strangers, STRANGERS_MAX)
-        many = (own.newcomer_cap + usual * told.by_others) / (1.0 - usual) - told.by_newcomers
-        few = (own.newcomer_cap + usual * told.by_others_h) / (1.0 - usual) - told.by_newcomers_h
+        many = left(own.newcomer_cap, usual, told.by_others, told.by_newcomers)
+        few = left(own.newcomer_cap, usual, told.by_others_h, told.by_newcomers_h)
         room = min(room, many, few)
     return room
 

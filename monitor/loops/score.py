@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,7 +27,6 @@ from monitor.telemetry import Metrics
 
 log = structlog.get_logger()
 _ALONE_PER_TURN = 8
-_MODEL_WAIT_S = 0.25
 
 
 class Message(Protocol):
@@ -92,6 +91,7 @@ class ScorePolicy:
     poll_messages_max: int = 1_000
     commit_ms: int = 500
     batches_in_flight: int = 2
+    model_wait_s: float = 0.25  # polling goes on at least so often, however long the model takes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,7 +195,7 @@ class ScoreLoop:
         self._unread.extend(messages)
         self._read_on(messages)
         self._start_batches()
-        moved = len(messages) + self._collect(block=not messages and bool(self._running))
+        moved = len(messages) + self._collect(wait_s=0.0 if messages else self._policy.model_wait_s)
         self._start_batches()
         self._adjust_pressure()
         self._lag.measure(self._source.lag)
@@ -221,11 +221,16 @@ class ScoreLoop:
         self._source.restart(partitions)
 
     def drain(self, drain_s: float) -> None:
-        """Score what was read already; give up at the deadline, committing only what was acknowledged."""
-        give_up_s = self._clock.monotonic_s() + drain_s
+        """Score what was read already, as far as the time goes: batches are begun in its first part only, and the last part
+        belongs to the broker's acknowledgement. What is left is not committed, and read again by whoever comes next."""
+        now_s = self._clock.monotonic_s()
+        begin_until_s, give_up_s = now_s + 0.4 * drain_s, now_s + 0.7 * drain_s
         while (self._waiting or self._halves or self._running) and self._clock.monotonic_s() < give_up_s:
-            self._start_batches(force=True)
-            self._collect(block=True)
+            if self._clock.monotonic_s() < begin_until_s:
+                self._start_batches(force=True)
+            elif not self._running:
+                break
+            self._collect(wait_s=max(0.0, give_up_s - self._clock.monotonic_s()))
         self._commit()
         if self._attempts:
             self._attempts.close()
@@ -262,7 +267,7 @@ class ScoreLoop:
     def _finish_all(self) -> None:
         while self._waiting or self._halves or self._running:
             self._start_batches(force=True)
-            self._collect(block=True)
+            self._collect(wait_s=self._policy.model_wait_s)
 
     def _take(self, message: Message) -> None:
         self._offsets.received(message.place)
@@ -318,21 +323,20 @@ class ScoreLoop:
         answer = self._model.submit(self._judge.judge, documents, now_ms=self._clock.now_ms())
         self._running.append(_Running(batch=batch, answer=answer, started_s=self._clock.monotonic_s()))
 
-    def _collect(self, *, block: bool) -> int:
+    def _collect(self, *, wait_s: float) -> int:
         """Publish the oldest batch, once the model has answered; the others go on meanwhile."""
-        if not self._running or not (block or self._running[0].answer.done()):
+        if not self._running:
+            return 0
+        answer = self._running[0].answer
+        if not answer.done() and not wait((answer,), timeout=wait_s).done:
             return 0
         running = self._running.popleft()
         batch = running.batch
         try:
-            results = running.answer.result(timeout=_MODEL_WAIT_S)
+            results = answer.result()
         except Retryable:
             raise
         except Exception as err:  # noqa: BLE001 - whatever the model died of, one document of this batch caused it
-            answer = running.answer
-            if isinstance(err, TimeoutError) and (not answer.done() or answer.exception() is not err):
-                self._running.appendleft(running)  # still at it: polling goes on, and the drain keeps to its time
-                return 0
             self._bisect(batch, err)
             return 0
         assert len(results) == len(batch), "the model answered for another batch"

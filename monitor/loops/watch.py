@@ -23,7 +23,7 @@ from monitor.loops.core import Fate, Outcome, PartitionCore
 from monitor.loops.lag import LagGauge
 from monitor.loops.offsets import Partition
 from monitor.loops.score import Message
-from monitor.records import AlertTransition, DeadLetter, ScoredMention, Suppression
+from monitor.records import AlertTransition, DeadLetter, Notice, ScoredMention, Suppression
 from monitor.telemetry import Metrics
 
 log = structlog.get_logger()
@@ -73,6 +73,7 @@ class Transaction(Protocol):
     def save_entity_states(self, states: Mapping[str, bytes], *, partition: int, at_ms: int) -> None: ...
     def record_transitions(self, transitions: Iterable[AlertTransition]) -> int: ...
     def keep_suppressions(self, suppressions: Iterable[Suppression]) -> None: ...
+    def keep_notices(self, notices: Iterable[Notice]) -> None: ...
     def note_heard(self, mentions: Iterable[ScoredMention], partition: int, *, now_ms: int) -> None: ...
     def note_intake(
         self,
@@ -206,6 +207,7 @@ class WatchLoop:
         self._steps = WallSteps(clock)
         self._lag = LagGauge(clock, self._metrics)
         self._owned: dict[Partition, _Owned] = {}
+        self._reported: dict[tuple[str, str, int], int] = {}
         self.counts = WatchCounts()
 
     def turn(self) -> int:
@@ -324,6 +326,8 @@ class WatchLoop:
             self._metrics.count("watch_mentions_total", label=str(fate))
         for transition in outcome.transitions:
             self._metrics.count("watch_transitions_total", label=transition.change)
+        for notice in outcome.notices:
+            self._report(notice)
         self._source.commit({partition: following})
         if batch:
             log.debug("watch.batch", partition=partition[1], mentions=len(fresh), transitions=len(outcome.transitions))
@@ -335,6 +339,23 @@ class WatchLoop:
                 kind=transition.alert.kind,
                 direction=transition.alert.direction,
                 reason=transition.reason,
+            )
+
+    def _report(self, notice: Notice) -> None:
+        """Count what is new of a brigade, and tell its beginning."""
+        key = (notice.entity, notice.channel, notice.since_ms)
+        before = self._reported.get(key, 0)
+        self._reported = {key: notice.accounts, **{k: v for k, v in self._reported.items() if k[:2] != key[:2]}}
+        self._metrics.count("watch_brigade_accounts_total", max(notice.accounts - before, 0))
+        if not before:
+            self._metrics.count("watch_brigades_total")
+            log.warning(
+                "watch.brigade",
+                entity=notice.entity,
+                channel=notice.channel,
+                accounts=notice.accounts,
+                voices=notice.voices,
+                document=notice.document,
             )
 
     def _apply(self, partition: Partition, owned: _Owned, change: _Change) -> None:
@@ -354,6 +375,7 @@ class WatchLoop:
             transaction.save_entity_states(change.outcome.entity_states, partition=partition[1], at_ms=now_ms)
             transaction.record_transitions(change.outcome.transitions)
             transaction.keep_suppressions(change.outcome.suppressed)
+            transaction.keep_notices(change.outcome.notices)
             transaction.note_heard(
                 [m for m in change.mentions if m.id not in change.early], partition[1], now_ms=now_ms
             )

@@ -2,5 +2,6 @@
 
 from monitor.registry.bundles import SHIPPED, Bundle, Convention, Head, load_bundle
 from monitor.registry.engines import engine_file
+from monitor.registry.signing import sign_bundle
 
-__all__ = ["SHIPPED", "Bundle", "Convention", "Head", "engine_file", "load_bundle"]
+__all__ = ["SHIPPED", "Bundle", "Convention", "Head", "engine_file", "load_bundle", "sign_bundle"]

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import onnx
 
 from monitor.errors import Fatal
 from monitor.records import LABELS, Record
+from monitor.registry.graphs import read_graph
+from monitor.registry.signing import check_signature
 
 SHIPPED = Path(__file__).parent / "shipped"
 FORMAT = 1
 _FILES = ("card.md", "model.onnx", "tokenizer.json")
-_DOMAINS = {"", "ai.onnx", "com.microsoft"}
 _HEAD_LABELS = {"document": LABELS, "mention": LABELS, "evidence": ("O", "B", "I")}
 
 
@@ -109,14 +110,19 @@ class Bundle(Record, frozen=True, kw_only=True):
         return self.folder / "tokenizer.json"
 
 
-def load_bundle(folder: Path | None = None) -> Bundle:
-    """The bundle in `folder`, or the shipped one. Raises Fatal naming the file and the key at fault."""
+def load_bundle(folder: Path | None = None, *, trusted: Sequence[Path] = ()) -> Bundle:
+    """The bundle in `folder`, or the shipped one. Raises Fatal naming the file and the key at fault.
+
+    With `trusted` public keys (PEM files) a bundle that none of them signed is refused, the shipped one too.
+    """
     folder = folder or SHIPPED
     path = folder / "manifest.json"
     try:
         blob = path.read_bytes()
     except OSError as err:
         raise Fatal(f"{path}: can't be read ({err.strerror}); name a bundle folder in [bundle] path") from err
+    if trusted:
+        check_signature(folder, blob, trusted)
     try:
         manifest = msgspec.json.decode(blob, type=_Manifest)
     except msgspec.DecodeError as err:
@@ -188,15 +194,9 @@ def _check_files(folder: Path, path: Path, manifest: _Manifest) -> None:
 
 def _check_graph(path: Path, conventions: Conventions) -> None:
     """A graph may neither read other files nor run operators that we don't know; every convention's output is there."""
-    model = onnx.load(str(path), load_external_data=False)
+    model = read_graph(path)
     outputs = {output.name for output in model.graph.output}
     for task, heads in conventions.items():
         for name, convention in heads.items():
             if convention.output not in outputs:
                 raise Fatal(f"{path}: has no output {convention.output}, which conventions.{task}.{name} names")
-    for tensor in model.graph.initializer:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
-            raise Fatal(f"{path}: {tensor.name} lies outside of the file; such graphs are not loaded")
-    foreign = {node.domain for node in model.graph.node} - _DOMAINS
-    if foreign or model.functions:
-        raise Fatal(f"{path}: operators of {', '.join(sorted(foreign)) or 'local functions'} are not allowed")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from monitor.errors import Fatal
 from monitor.registry.bundles import Bundle
+from monitor.registry.graphs import read_graph
 
 
 def engine_file(
@@ -36,9 +37,10 @@ def engine_file(
     path = folder / f"{bundle.fingerprint[:16]}-{kind}-ort{onnxruntime.__version__}.onnx"
     seal = path.with_suffix(".sha256")
     if path.is_file() and seal.is_file() and seal.read_text() == sha256(path.read_bytes()).hexdigest():
+        read_graph(path)  # the seal tells damage, not intent: what lies in a cache is checked like any other graph
         return path
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as work:
             half = Path(work) / "engine.onnx"
             source = bundle.graph

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import msgspec
 from sqlalchemy import Connection, Engine, delete, select, update
 
-from monitor.records import Alert, DeadLetter, Place, ScoredMention
+from monitor.records import Alert, DeadLetter, Notice, Place, ScoredMention
 from monitor.store import tables as t
 from monitor.store.anchors import TopicAnchors
 from monitor.store.attempts import Attempts
@@ -120,6 +120,15 @@ class Store(Outbox, Attempts, TopicAnchors, Paging, Health):
         wanted = select(t.buckets).where(b.entity == entity, b.start_ms >= since_ms).order_by(b.start_ms, b.channel)
         with self._reading("reading buckets") as connection:
             return [StoredBucket(**row._mapping) for row in connection.execute(wanted)]
+
+    def notices(self, *, limit: int = 100, entity: str | None = None) -> list[Notice]:
+        """The latest first."""
+        n = t.notices.c
+        wanted = select(n.payload).order_by(n.last_ms.desc(), n.entity, n.channel).limit(limit)
+        if entity is not None:
+            wanted = wanted.where(n.entity == entity)
+        with self._reading("reading notices") as connection:
+            return [msgspec.json.decode(blob, type=Notice) for blob in connection.execute(wanted).scalars()]
 
     # Dead letters.
 

@@ -221,6 +221,18 @@ suppressions = Table(
     Index(None, "at_ms"),
 )
 
+notices = Table(
+    "notices",
+    metadata,
+    Column("kind", Text, primary_key=True),
+    Column("entity", Text, primary_key=True),
+    Column("channel", Text, primary_key=True),
+    Column("since_ms", BigInteger, primary_key=True, autoincrement=False),
+    Column("last_ms", BigInteger, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+    Index(None, "last_ms"),
+)
+
 # What was heard of each source: mentions by hour of event time, and when the newest came. Per partition, so that no two
 # processes write the same row.
 feed_hours = Table(

@@ -15,7 +15,7 @@ from sqlalchemy.dialects.sqlite import Insert as SqliteInsert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from monitor.errors import Fenced
-from monitor.records import AlertTransition, DeadLetter, ScoredMention, Suppression
+from monitor.records import AlertTransition, DeadLetter, Notice, ScoredMention, Suppression
 from monitor.store import tables as t
 from monitor.store.engine import is_postgres
 from monitor.store.rows import Bucket, Decision, OperatorAlert, PageMessage, Subscriber, Topic, storable
@@ -110,6 +110,23 @@ class WatchTransaction:
         if rows:
             replace = upsert(self._connection, t.entity_states, ("entity",), ("partition", "state", "updated_at_ms"))
             self._connection.execute(replace, rows)
+
+    def keep_notices(self, notices: Iterable[Notice]) -> None:
+        """What the operator is told of; a later state of the same replaces the earlier."""
+        rows = [
+            {
+                "kind": notice.kind,
+                "entity": notice.entity,
+                "channel": notice.channel,
+                "since_ms": notice.since_ms,
+                "last_ms": notice.last_ms,
+                "payload": msgspec.json.encode(notice),
+            }
+            for notice in notices
+        ]
+        if rows:
+            keys = ("kind", "entity", "channel", "since_ms")
+            self._connection.execute(upsert(self._connection, t.notices, keys, ("last_ms", "payload")), rows)
 
     def record_transitions(self, transitions: Iterable[AlertTransition]) -> int:
         """Keep each step of an alert's life; the pager then decides who is to hear of it.

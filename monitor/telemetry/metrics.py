@@ -41,6 +41,12 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric(name="watch_dead_letters_total", kind="counter", meaning="Dead letters written to their table."),
     Metric(name="watch_transitions_total", kind="counter", meaning="Steps of alerts' lives.", label="change"),
     Metric(
+        name="watch_brigades_total",
+        kind="counter",
+        meaning="Brigades that began: many new accounts saying nearly the same.",
+    ),
+    Metric(name="watch_brigade_accounts_total", kind="counter", meaning="Accounts that took part in brigades."),
+    Metric(
         name="watch_transaction_seconds",
         kind="histogram",
         meaning="Time of one database transaction.",

@@ -13,6 +13,7 @@ class Told(NamedTuple):
     """Stories of the last four hours, and of the last one (`_h`), before this one."""
 
     same_source: int
+    by_other_sources: int
     by_newcomers: int
     by_others: int
     by_newcomers_h: int
@@ -43,7 +44,7 @@ class Tellers:
         while hour and hour[0][0] < at_ms - SHORT_MS:
             self._newcomers_h -= hour.popleft()[1]
         same, new, new_h = by_source.get(source, 0), self._newcomers, self._newcomers_h
-        told = Told(same, new, len(span) - new, new_h, len(hour) - new_h)
+        told = Told(same, len(span) - same, new, len(span) - new, new_h, len(hour) - new_h)
         span.append((at_ms, source, newcomer))
         hour.append((at_ms, newcomer))
         by_source[source] = same + 1

@@ -49,11 +49,11 @@ def produce(config: KafkaConfig, topic: str, count: int) -> None:
 
 
 def read_until(
-    source: KafkaSource, enough: Callable[[list[RawMessage]], bool], polls_max: int = 300
+    source: KafkaSource, enough: Callable[[list[RawMessage]], bool], polls_max: int = 300, timeout_ms: int = 100
 ) -> list[RawMessage]:
     seen: list[RawMessage] = []
     for _ in range(polls_max):
-        seen += source.poll(100, 100)
+        seen += source.poll(100, timeout_ms)
         if enough(seen):
             return seen
     pytest.fail(f"only {len(seen)} messages after {polls_max} polls")
@@ -211,7 +211,10 @@ def test_messages_that_expired_unread_are_told_and_accepted(apache_kafka: Apache
 
 @pytest.mark.kafka
 def test_a_partition_that_is_added_is_read_from_its_first_message(apache_kafka: ApacheKafka, store: Store) -> None:
-    """Although a new group starts at the end: what came before we noticed the partition was never ours to skip."""
+    """Although a new group starts at the end: what came before we noticed the partition was never ours to skip.
+
+    Polls so short that the client can't finish to rejoin within one: it must go on with the next.
+    """
     config = KafkaConfig(
         bootstrap_servers=apache_kafka.bootstrap_servers,
         session_timeout_ms=6_000,
@@ -229,7 +232,7 @@ def test_a_partition_that_is_added_is_read_from_its_first_message(apache_kafka: 
     with closing(admin(config)) as client:
         client.create_partitions({topic: 3})
     produce(config, topic, 60)
-    seen = read_until(source, lambda seen: len(seen) >= 60)
+    seen = read_until(source, lambda seen: len(seen) >= 60, polls_max=10_000, timeout_ms=2)
     source.close()
     assert sorted(int(m.value or b"") for m in seen) == list(range(60))
     assert {m.place.partition for m in seen} == {0, 1, 2}
@@ -339,6 +342,21 @@ def test_a_coordinator_that_is_never_found_is_asked_for_anew(config: KafkaConfig
     seen = read_until(source, lambda seen: len(seen) >= 10)
     source.close()
     assert sorted(int(m.value or b"") for m in seen) == list(range(10))
+
+
+def test_a_partition_that_went_and_came_back_is_held_until_its_loss_was_told(config: KafkaConfig, topic: str) -> None:
+    """What was read of it before that would be dropped as lost, and never be read again."""
+    produce(config, topic, 10)
+    source = KafkaSource(config, topics=[topic], group=f"g-{topic}", positions=lambda _topic, _partition: 0)
+    read_until(source, lambda seen: len(seen) >= 10)
+    partitions = [TopicPartition(topic, number) for number in (0, 1)]
+    source._listener.on_partitions_revoked(partitions)
+    source._listener.on_partitions_assigned(partitions)
+    assert source.poll(100, 100) == []
+    assert sorted(source.lost()) == [(topic, 0), (topic, 1)]
+    again = read_until(source, lambda seen: len(seen) >= 10)
+    source.close()
+    assert len(again) == 10
 
 
 def test_how_far_a_group_is_told_in_wall_time(config: KafkaConfig, topic: str) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -15,11 +15,11 @@ from sqlalchemy import text
 
 from monitor.alerting import PageReason, Settled, Verdict
 from monitor.errors import Fatal, Fenced
-from monitor.records import Alert, AlertTransition, DeadLetter, Document, LinkedEntity, Place, Suppression
+from monitor.records import Alert, AlertTransition, DeadLetter, Document, LinkedEntity, Notice, Place, Suppression
 from monitor.store import WATCHKEEPER, ReceiverState, Store
 from monitor.store.migrate import VERSION_TABLE
 from monitor.store.tables import metadata
-from tests.builders import judged
+from tests.builders import judged, told
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
@@ -89,35 +89,6 @@ class Boss(Desk):
 
     def wants(self, alert: Alert, /) -> bool:
         return alert.severity == "high"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Told:
-    """A message of the pager about an alert's step."""
-
-    page: str
-    sequence: int
-    event: str
-    change: str
-    at_ms: int
-    severity: str
-    alert: Alert | None
-    body: dict[str, object] | None = None
-
-
-def told(steps: list[AlertTransition]) -> list[Told]:
-    return [
-        Told(
-            page=step.alert.id,
-            sequence=number,
-            event=f"alert.{step.change}",
-            change=step.change,
-            at_ms=step.at_ms,
-            severity=step.alert.severity,
-            alert=step.alert,
-        )
-        for number, step in enumerate(steps, 1)
-    ]
 
 
 def advance(store: Store, expected: int | None, following: int) -> None:
@@ -222,7 +193,7 @@ def test_a_receiver_that_is_gone_is_left_alone_until_somebody_retries(store: Sto
 
 def test_what_is_given_back_was_never_claimed(store: Store) -> None:
     with store.transaction() as t:
-        t.record_transitions([transition("opened", 1)], [Desk()], now_ms=0)
+        t.tell(told([transition("opened", 1)]), [Desk()], now_ms=0)
     (claimed,) = store.claim_deliveries("desk", owner="one", now_ms=10, lease_ms=100, limit=5)
     assert store.release_deliveries([claimed.id], owner="two") == 0, "only its owner gives it back"
     assert store.release_deliveries([claimed.id], owner="one") == 1
@@ -245,7 +216,7 @@ def test_what_is_remembered_of_a_receiver_is_changed_as_one(store: Store) -> Non
 def test_what_is_written_for_a_disabled_receiver_is_parked_and_can_be_woken(store: Store) -> None:
     store.disable_receiver("desk", reason="410", now_ms=5)
     with store.transaction() as t:
-        t.record_transitions([transition("opened", 1, "high")], [Desk(), Boss()], now_ms=0)
+        t.tell(told([transition("opened", 1, "high")]), [Desk(), Boss()], now_ms=0)
     assert [store.park_deliveries("desk") for _ in range(2)] == [1, 0]
     assert {d.receiver: d.status for d in store.deliveries()} == {"desk": "disabled", "boss": "pending"}
     assert store.retry_deliveries(now_ms=9, receiver="boss") == 0
@@ -369,6 +340,28 @@ def test_why_nothing_was_opened_is_kept_once(store: Store) -> None:
             t.keep_suppressions([noted])
     assert store.suppressions(entity="X") == [noted]
     assert store.suppressions(entity="Y") == []
+
+
+def test_a_notice_is_replaced_by_its_later_state(store: Store) -> None:
+    first = Notice(
+        kind="brigade",
+        entity="X",
+        channel="social",
+        since_ms=5,
+        last_ms=9,
+        accounts=40,
+        voices=2.5,
+        document="s:1",
+        text="sell",
+    )
+    later = msgspec.structs.replace(first, last_ms=20, accounts=90)
+    other = msgspec.structs.replace(first, since_ms=900, last_ms=950)
+    for notices in ([first], [later, other], [later], []):
+        with store.transaction() as transaction:
+            transaction.keep_notices(notices)
+    assert store.notices() == [other, later]
+    assert store.notices(entity="Y") == []
+    assert store.notices(limit=1) == [other]
 
 
 def test_what_was_heard_is_counted_by_source_and_hour_over_all_partitions(store: Store) -> None:

@@ -121,7 +121,8 @@ class SimSource:
             if world.may("slow_partition"):
                 continue
             at, room = self._started[partition], messages_max - len(polled)
-            batch = self._broker.logs[partition][at : at + min(room, world.rng.choice((1, 3, 10, 100)))]
+            room = min(room, world.rng.choice((1, 3, 10, 100))) if world.faulty else room
+            batch = self._broker.logs[partition][at : at + room]
             self._started[partition] = at + len(batch)
             polled += batch
         return polled
@@ -210,3 +211,20 @@ class SimSink:
         flowing, self._buffer = self._buffer[:count], self._buffer[count:]
         for topic, key, value, headers in flowing:
             self._broker.append(topic, key, value, headers)
+
+
+class SimProgress:
+    """How far `score` has come, as `GroupProgress` tells it: a partition counts as far as it was last seen worked off."""
+
+    def __init__(self, broker: SimBroker, topics: Sequence[str]) -> None:
+        self._broker, self._topics = broker, tuple(topics)
+        self._settled: dict[str, int] = {}
+
+    def __call__(self) -> dict[str, int]:
+        now_ms = round(1000 * self._broker.world.clock.monotonic_s())
+        for partition, log in self._broker.logs.items():
+            if partition[0] in self._topics:
+                name = f"{partition[0]}/{partition[1]}"
+                done = self._broker.committed.get(("score", partition), 0) >= len(log)
+                self._settled[name] = now_ms if done else self._settled.get(name, 0)
+        return self._settled

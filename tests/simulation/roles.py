@@ -21,6 +21,7 @@ from monitor.delivery import Answer, DeliveryPolicy
 from monitor.errors import Retryable
 from monitor.linking import Watchlist
 from monitor.linking.watchlist import Company
+from monitor.loops.attempts import AttemptGuard
 from monitor.loops.deliver import DeliverLoop, DeliverLoopPolicy
 from monitor.loops.reading import DocumentReader
 from monitor.loops.score import ScoreLoop, ScorePolicy
@@ -32,19 +33,20 @@ from monitor.store.engine import _begin_sqlite, _prepare_sqlite
 from monitor.store.tables import metadata
 from monitor.telemetry import Metrics
 from tests.builders import WordJudge
-from tests.simulation.broker import SimBroker, SimSink, SimSource
+from tests.simulation.broker import SimBroker, SimProgress, SimSink, SimSource
 from tests.simulation.world import Crash, World
 
 PARTITIONS = 3
 ENTITIES = ("AAA", "BBB", "CCC", "DDD", "EEE")
 RECEIVERS = ("desk", "boss")
-CHOKES = "choke"
+CHOKES, KILLS = "choke", "kills"
 # Everything that an alert can live through should happen within the hour that a run lasts.
 RULES: Rules = parse_rules(
     {
         "name": "simulated",
         "budget": {"false_alerts_per_day": 5_000.0, "alerts_per_hour_max": 50, "prior_days": 0.05},
         "detectors": {"voices_min_news": 2.0, "voices_min_social": 2.0, "burst_windows_s": [300, 3600]},
+        "time": {"lateness_s": 60, "idle_after_s": 20, "future_max_s": 300},
         "life": {"cooldown_s": 600, "calm_s": 300, "check_s": 120, "update_s": 60, "open_max_s": 1800},
     },
     "simulation",
@@ -64,9 +66,11 @@ def reader() -> DocumentReader:
 
 
 class ChokingJudge(WordJudge):
-    """Dies of some documents, whatever batch they are in."""
+    """Dies of some documents, whatever batch they are in, and takes the process along for others."""
 
     def judge(self, documents: Any, *, now_ms: int) -> Any:
+        if any(KILLS in document.text for document, _ in documents):
+            raise Crash("the model killed the process")
         if any(CHOKES in document.text for document, _ in documents):
             raise RuntimeError("the model choked")
         return super().judge(documents, now_ms=now_ms)
@@ -87,6 +91,7 @@ class Build:
     source: type[SimSource] = SimSource
     transaction: Callable[[Any], Any] = as_it_is
     cores: type[CoreMaker] = CoreMaker
+    attempts: type[AttemptGuard] = AttemptGuard
 
 
 class Process:
@@ -117,7 +122,7 @@ class Process:
 
 
 class ScoreProcess(Process):
-    def __init__(self, world: World, name: str, broker: SimBroker, build: Build) -> None:
+    def __init__(self, world: World, name: str, broker: SimBroker, store: Store, build: Build) -> None:
         kafka = settings().kafka
         source = build.source(broker, name=name, topics=(kafka.topic_news, kafka.topic_social), group="score")
         super().__init__(world, name, source)
@@ -133,6 +138,7 @@ class ScoreProcess(Process):
                 poll_messages_max=world.rng.choice((5, 200)),
             ),
             metrics=SHARED_METRICS,
+            attempts=build.attempts(FaultyStore(world, name, store, build.transaction), owner=name, clock=world.clock),
         )
         self.loop._model = SimExecutor(world, name)  # type: ignore[assignment]  # one thread: the seed decides what is done when
 
@@ -174,8 +180,9 @@ class WatchProcess(Process):
             receivers=[Subscriber(name) for name in RECEIVERS],
             topic_mentions=kafka.topic_mentions,
             clock=world.clock,
-            policy=WatchLoopPolicy(batch_mentions_max=world.rng.choice((2, 20, 1_000))),
+            policy=WatchLoopPolicy(batch_mentions_max=world.rng.choice((5, 20, 1_000))),
             metrics=SHARED_METRICS,
+            upstream=SimProgress(broker, (kafka.topic_news, kafka.topic_social)),
         )
 
     def _turn(self) -> int:
@@ -228,7 +235,17 @@ class _Lazy(Future[Any]):
 class FaultyStore:
     """The real store; every call may find the database away, and every commit may fail, or succeed without saying so."""
 
-    _READS = frozenset({"partition_state", "entity_states", "mentions_since", "known_mentions", "oldest_pending_ms"})
+    _READS = frozenset(
+        {
+            "partition_state",
+            "entity_states",
+            "mentions_since",
+            "known_mentions",
+            "oldest_pending_ms",
+            "receiver_state",
+            "reaches_left",
+        }
+    )
 
     def __init__(self, world: World, name: str, store: Store, transaction: Callable[[Any], Any]) -> None:
         self._world, self._name, self._store, self._wrap = world, name, store, transaction
@@ -261,7 +278,7 @@ class FaultyStore:
     @contextmanager
     def transaction(self) -> Iterator[Any]:
         world = self._world
-        world.step(self._name, "transaction")
+        world.step(self._name, "transaction", stalled="stalled_before_writing")
         if world.may("database_away"):
             raise Retryable("transaction: the database is away")
         with self._store.transaction() as real:
@@ -281,6 +298,7 @@ class FaultyStore:
         """What is needed to judge a repeated delivery."""
         if what == "claim_deliveries":
             for claim in answer:
+                self._world.note(f"    {self._name}: claims {claim.id}")
                 self.claimed[claim.id] = (claim.lease_until_ms, self._world.jumps)
         elif what == "mark_delivered" and answer:
             self._world.note(f"    {self._name}: closed {args[0]}")

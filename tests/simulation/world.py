@@ -17,9 +17,10 @@ class Crash(BaseException):
 class Faults:
     """How likely each thing is, each time it could happen."""
 
-    crash: float = 0.006
+    crash: float = 0.008
     overtaken: float = 0.02
-    stalled: float = 0.006
+    stalled: float = 0.01
+    stalled_before_writing: float = 0.05
     broker_away: float = 0.01
     slow_partition: float = 0.2
     redelivery: float = 0.15
@@ -87,7 +88,7 @@ class World:
         self.note(f"    ! {fault}")
         return True
 
-    def step(self, name: str, what: str) -> None:
+    def step(self, name: str, what: str, *, stalled: str = "stalled") -> None:
         """A process is about to call, or has just called, one of its ports."""
         if not self.faulty:
             return
@@ -95,7 +96,7 @@ class World:
             raise Crash(f"{name}: {what}")
         if self._nested or self.in_transaction:
             return
-        if self.may("stalled"):
+        if self.may(stalled):
             self._let(lambda: self.stall(name))
         elif self.may("overtaken"):
             self._let(lambda: self.meanwhile(name))

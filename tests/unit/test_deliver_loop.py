@@ -16,6 +16,7 @@ from monitor.delivery import Answer, DeliveryPolicy
 from monitor.loops.deliver import DeliverLoop, DeliverLoopPolicy
 from monitor.records import Alert, AlertTransition
 from monitor.store import Store
+from tests.builders import told
 
 RETRY = DeliveryPolicy(pause_s=1, pause_max_s=100, failures_open=3, open_s=60, open_max_s=240, give_up_after_s=100_000)
 
@@ -42,6 +43,9 @@ class Subscriber:
     name: str
 
     def wants(self, _alert: Alert, /) -> bool:
+        return True
+
+    def hears(self, _topic: str, _severity: str, /) -> bool:
         return True
 
 
@@ -76,7 +80,7 @@ def write(store: Store, names: Sequence[str], *, alerts: Sequence[str], now_ms: 
                 rule="r",
             )
             step = AlertTransition(alert=alert, change="opened", reason="test", at_ms=now_ms)
-            t.record_transitions([step], [Subscriber(name) for name in names], now_ms=now_ms)
+            t.tell(told([step]), [Subscriber(name) for name in names], now_ms=now_ms)
 
 
 def loop_of(store: Store, clock: ManualClock, receivers: Sequence[FakeReceiver], owner: str = "one") -> DeliverLoop:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
+from monitor.learning.epoch import joined_pairs, visited
 from monitor.learning.features import Example, MentionExample, join
-from monitor.learning.train import joined_pairs, visited
 
 CLS, SEP, SEMICOLON = 101, 102, 7
 

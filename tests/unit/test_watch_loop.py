@@ -15,6 +15,7 @@ from monitor.errors import Fenced, Retryable
 from monitor.loops.watch import WatchLoop, WatchLoopPolicy
 from monitor.records import Place, ScoredMention, mention_id
 from monitor.store import Store
+from monitor.telemetry.metrics import Metrics
 
 PARTITION = ("mentions", 0)
 START_MS = 1_800_000_000_000
@@ -94,7 +95,10 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def build(
-    store: Store, upstream: Callable[[], Mapping[str, int]] | None = None, **policy: int
+    store: Store,
+    upstream: Callable[[], Mapping[str, int]] | None = None,
+    metrics: Metrics | None = None,
+    **policy: int,
 ) -> tuple[WatchLoop, FakeSource, ManualClock]:
     source, clock = FakeSource(store), ManualClock(NOW_MS)
     loop = WatchLoop(
@@ -105,6 +109,7 @@ def build(
         clock=clock,
         policy=WatchLoopPolicy(**policy),
         upstream=upstream,
+        metrics=metrics,
     )
     return loop, source, clock
 
@@ -190,6 +195,44 @@ def test_a_zombie_is_fenced_and_goes_on_from_what_the_other_wrote(store: Store) 
     assert written(store) == (11, 11, 8)
 
 
+def test_what_lies_behind_the_stored_offset_does_not_move_it_back(store: Store) -> None:
+    """A batch fetched before a seek took effect: known already, and shorter than what is stored."""
+    loop, source, _ = build(store, batch_mentions_max=2)
+    source.add(*(mention(n) for n in range(10)))
+    while loop.turn():
+        pass
+    source.position = 3
+    loop.turn()
+    assert written(store)[:2] == (10, 10)
+
+
+class Settable(ManualClock):
+    """A wall clock that can be set; intervals don't notice."""
+
+    offset_ms = 0
+
+    def now_ms(self) -> int:
+        return super().now_ms() + self.offset_ms
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_wall_clock_that_is_set_makes_nothing_late_or_early(store: Store, hours: int) -> None:
+    """Live, each story is heard when it is told; in the middle somebody sets the clock, and event time takes no notice."""
+    loop, source, clock = build(store)
+    clock._now_ms = START_MS
+    clock.__class__ = Settable
+    for number in range(20):
+        if number == 10:
+            clock.offset_ms = hours * 3_600_000  # type: ignore[attr-defined]
+        source.add(mention(number))
+        loop.turn()
+        clock.advance(10)
+        loop.turn()  # an idle tick: nothing to read for longer than `idle_tick_s`
+        clock.advance(50)
+    assert written(store)[:2] == (20, 20)
+    assert len(store.mentions_since(0, 0)) == 20, "none is late, none is from the future"
+
+
 def test_a_restart_at_any_point_gives_the_same_buckets(store: Store, tmp_path: Path) -> None:
     source_log = [mention(n) for n in range(30)]
     for step in (1, 7):
@@ -263,6 +306,35 @@ def test_how_far_behind_we_are_is_told(store: Store) -> None:
     clock.advance(6)
     loop.turn()
     assert 'lag_messages{partition="mentions/0"} 2.0' in loop._metrics.exposition().decode()
+
+
+def test_a_brigade_is_kept_counted_and_told_once(store: Store) -> None:
+    """Many new accounts fill one mould; however the batches are cut, one notice says how many they were."""
+    metrics = Metrics()
+    loop, source, _ = build(store, metrics=metrics)
+    for start in (0, 150):
+        source.add(
+            *(
+                msgspec.structs.replace(
+                    mention(number),
+                    channel="social",
+                    published_at_ms=START_MS + number * 3_000,
+                    text=f"sell all your shares of it before they go to zero n{number}",
+                    author=f"new{number}",
+                )
+                for number in range(start, start + 150)
+            )
+        )
+        loop.turn()
+        assert len(store.notices()) == 1
+    source.add(mention(1_000))
+    loop.turn()
+    (notice,) = store.notices()
+    assert (notice.kind, notice.entity, notice.channel) == ("brigade", "AAA", "social")
+    assert notice.accounts > 280
+    exposition = metrics.exposition().decode()
+    assert "tapewatch_watch_brigades_total 1.0" in exposition
+    assert f"tapewatch_watch_brigade_accounts_total {float(notice.accounts)}" in exposition
 
 
 def test_what_is_heard_and_by_which_engine_is_counted_with_the_batch(store: Store) -> None:

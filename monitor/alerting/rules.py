@@ -139,7 +139,7 @@ class HealthRules(_Section):
 
     A source with `record_min_days` of record is down when its silence of at least `silence_min_s` has reached
     `silence_score`, and while score has worked off all but the last `silent_after_settled_s`. A backlog that does not shrink for `lag_after_s`, or mentions heard `lag_max_s` after their time, is lag;
-    from `history_after_s` on it is a replay of the past. Shares are those of the last `share_window_s`. A trouble is told
+    from `history_after_s` on it is a replay of the past. Shares are those of the last `share_window_s`, judged once the week before holds `share_record_min` results. A trouble is told
     when it has lasted `pending_s` and is over when it has been clear for `calm_s`.
     """
 
@@ -154,6 +154,7 @@ class HealthRules(_Section):
     history_after_s: Positive = 86_400.0
     share_window_s: Annotated[float, Field(ge=300, le=86_400)] = 1_800.0
     share_items_min: Count = 50
+    share_record_min: Count = 1_000
     share_min: Share = 0.1
     share_score: Positive = 4.0
     pending_s: Annotated[float, Field(ge=0)] = 60.0

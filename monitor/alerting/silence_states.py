@@ -284,7 +284,11 @@ def scoring_findings(now: Shares, before: Shares, *, rules: HealthRules) -> list
     for subject, reason, poor, of, poor_before, of_before in kinds:
         usual = (poor_before + 1.0) / (of_before + 50.0)
         share = poor / of if of else 0.0
-        if of < rules.share_items_min or share < max(rules.share_min, 2.0 * usual):
+        if (
+            of < rules.share_items_min
+            or of_before < rules.share_record_min
+            or share < max(rules.share_min, 2.0 * usual)
+        ):
             continue
         if _tail_score(poor, of, usual) < rules.share_score:
             continue

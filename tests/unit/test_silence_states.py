@@ -173,6 +173,10 @@ def test_scoring_is_degraded_by_another_engine_by_abstaining_and_by_dead_letters
     assert reasons(abstained=120) == [TroubleReason.ABSTAINING_MORE]
     assert reasons(dead_letters=100) == [TroubleReason.MORE_DEAD_LETTERS]
     assert reasons(mentions=20, abstained=20) == [], "twenty are too few to say anything"
+    young = Shares(mentions=300, abstained=3)
+    assert scoring_findings(msgspec.structs.replace(calm, abstained=120), young, rules=RULES) == [], (
+        "nor is a young record"
+    )
 
 
 # The life of a trouble.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from monitor.alerting import parse_rules
 from monitor.app import CoreMaker
@@ -259,3 +260,26 @@ def test_a_brigade_is_kept_counted_and_told_once(store: Store) -> None:
     exposition = metrics.exposition().decode()
     assert "tapewatch_watch_brigades_total 1.0" in exposition
     assert f"tapewatch_watch_brigade_accounts_total {float(notice.accounts)}" in exposition
+
+
+def test_a_source_with_a_wrong_clock_is_named(store: Store) -> None:
+    """Once a batch and fate: who, how many, and by how much; the item itself is kept and counted by its fate."""
+    metrics = Metrics()
+    loop, source, _ = build(store, metrics=metrics)
+    punctual = msgspec.structs.replace(mention(0), published_at_ms=NOW_MS - 1_000)
+    early = [
+        msgspec.structs.replace(mention(number), source="fast clock", published_at_ms=NOW_MS + 3_600_000)
+        for number in (1, 2)
+    ]
+    old = msgspec.structs.replace(mention(3), source="archive", published_at_ms=NOW_MS - 30 * 86_400_000)
+    source.add(punctual, *early, old)
+    with capture_logs() as said:
+        loop.turn()
+    told = [
+        (each["source"], each["fate"], each["count"], each["ahead_s"])
+        for each in said
+        if each["event"] == "watch.off_time"
+    ]
+    assert told == [("archive", "late", 1, -30 * 86_400), ("fast clock", "future", 2, 3_600)]
+    assert 'tapewatch_watch_mentions_total{fate="future"} 2.0' in metrics.exposition().decode()
+    assert store.counts().mentions == 4

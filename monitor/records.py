@@ -193,3 +193,16 @@ class AlertTransition(Record, frozen=True, kw_only=True):
     change: Literal["opened", "updated", "resolved"]
     reason: str
     at_ms: int
+
+
+class Suppression(Record, frozen=True, kw_only=True):
+    """A signal that was loud enough and opened no alert: kept, so that it can be shown why it stayed silent."""
+
+    entity: str
+    kind: AlertKind
+    direction: Direction
+    reason: str
+    at_ms: int
+    score: float
+    needed: float
+    voices: float

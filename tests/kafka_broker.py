@@ -15,7 +15,7 @@ process.roles=broker,controller
 node.id=1
 controller.quorum.bootstrap.servers=127.0.0.1:{controller}
 listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+advertised.listeners=PLAINTEXT://127.0.0.1:{advertised}
 controller.listener.names=CONTROLLER
 listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
 log.dirs={folder}/log
@@ -33,37 +33,44 @@ auto.create.topics.enable=false
 
 
 class ApacheKafka:
-    """Formatted on construction; `start`, `kill` (SIGKILL: a crash) and `stop` (clean) as often as the test likes."""
+    """Formatted on construction; `start`, `kill` (SIGKILL: a crash) and `stop` (clean) as often as the test likes.
+
+    `advertise(port)` before the first start: clients are sent there, to a proxy of the test's.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.port = free_port()
         self.settings = folder / "server.properties"
-        self.settings.write_text(PROPERTIES.format(port=self.port, controller=free_port(), folder=folder))
+        self._controller = free_port()
+        self.advertise(self.port)
         self.log = folder / "broker.log"
         self._process: subprocess.Popen[bytes] | None = None
         storage = "kafka.tools.StorageTool"
         uuid = subprocess.check_output([*_java(), storage, "random-uuid"], text=True, stderr=subprocess.DEVNULL)
-        name = uuid.split()[-1]
-        subprocess.run(
-            [*_java(), storage, "format", "--standalone", "-t", name, "-c", str(self.settings)],
-            check=True,
-            capture_output=True,
-        )
+        self._format(uuid.split()[-1])
+
+    def _format(self, cluster: str) -> None:
+        command = [*_java(), "kafka.tools.StorageTool", "format", "--standalone", "-t", cluster]
+        subprocess.run([*command, "-c", str(self.settings)], check=True, capture_output=True)
 
     @property
     def bootstrap_servers(self) -> str:
         return f"127.0.0.1:{self.port}"
+
+    def advertise(self, port: int) -> None:
+        text = PROPERTIES.format(port=self.port, advertised=port, controller=self._controller, folder=self.folder)
+        self.settings.write_text(text)
 
     def start(self) -> ApacheKafka:
         self.log.touch()
         seen = self.log.stat().st_size
         with self.log.open("ab") as out:
             self._process = subprocess.Popen([*_java(), "kafka.Kafka", str(self.settings)], stdout=out, stderr=out)
-        give_up_s = time.monotonic() + 60
+        give_up_s = time.monotonic() + 180  # long, on a machine that is busy otherwise
         while b"Kafka Server started" not in self.log.read_bytes()[seen:]:
             assert self._process.poll() is None, f"the broker ended; see {self.log}"
-            assert time.monotonic() < give_up_s, f"no answer in 60 s; see {self.log}"
+            assert time.monotonic() < give_up_s, f"no answer in 180 s; see {self.log}"
             time.sleep(0.1)
         return self
 
@@ -73,10 +80,15 @@ class ApacheKafka:
     def stop(self) -> None:
         self._end(signal.SIGTERM)
 
+    def signal(self, number: signal.Signals) -> None:
+        """SIGSTOP and SIGCONT: a broker that stalls."""
+        if self._process is not None:
+            self._process.send_signal(number)
+
     def _end(self, how: signal.Signals) -> None:
         if self._process is not None:
             self._process.send_signal(how)
-            self._process.wait(60)
+            self._process.wait(120)
             self._process = None
 
 

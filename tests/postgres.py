@@ -23,8 +23,9 @@ class PostgresServer:
             os.chown(folder, record.pw_uid, record.pw_gid)
         self._run("initdb", "-D", str(folder / "data"), "-U", "tapewatch", "-A", "trust", "--no-sync")
 
-    def url(self, database: str = "postgres") -> str:
-        return f"postgresql://tapewatch@127.0.0.1:{self.port}/{database}"
+    def url(self, database: str = "postgres", *, port: int | None = None) -> str:
+        """`port` of a proxy instead of the server's own."""
+        return f"postgresql://tapewatch@127.0.0.1:{port or self.port}/{database}"
 
     def create(self, database: str) -> str:
         """A fresh database; returns its URL."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from monitor.alerting.evidence import Said
+from monitor.alerting.detectors import Voices
+from monitor.alerting.evidence import Said, sums_of
 
 
 class Without(NamedTuple):
@@ -17,7 +18,7 @@ class Without(NamedTuple):
 
 
 def without_top(
-    said: Sequence[Said], *, name: Callable[[Said], str | None], top: int, fires: Callable[[Sequence[Said]], bool]
+    said: Sequence[Said], *, name: Callable[[Said], str | None], top: int, fires: Callable[[Voices], bool]
 ) -> Without:
     """Take the `top` loudest away, and ask again."""
     voices: dict[str, float] = {}
@@ -31,5 +32,5 @@ def without_top(
     return Without(
         names=tuple(loudest),
         share=round(sum(voices[who] for who in loudest) / total, 4) if total else 0.0,
-        fires=fires(kept) if voices else None,
+        fires=fires(sums_of(kept)) if voices else None,
     )

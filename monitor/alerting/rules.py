@@ -96,8 +96,11 @@ class DetectorRules(_Section):
 
 
 class LifeRules(_Section):
-    """Hysteresis: an alert closes when its score has stayed under `close_share` of the one it needed for `calm_s`."""
+    """Hysteresis: a signal under `clear_share` times the score it needs must last `pending_s` before it opens an alert (0: none
+    waits); an alert closes when its score has stayed under `close_share` of the one it needed for `calm_s`."""
 
+    clear_share: Annotated[float, Field(ge=1)] = 1.1
+    pending_s: Annotated[float, Field(ge=0, le=3_600)] = 120.0
     close_share: Share = 0.6
     calm_s: Positive = 3_600.0
     check_s: Positive = 900.0
@@ -107,6 +110,23 @@ class LifeRules(_Section):
     stories_max: Count = 5
     top_authors: Count = 3
     top_sources: Count = 1
+
+
+class PagingRules(_Section):
+    """From alerts to pages. A page waits `group_wait_s` of event time for others of its sector and takes more in for
+    `group_join_s`; so many companies of so many sectors make it a page about the market, as does one of `market_entities`.
+    What nobody acknowledged is told again every `repeat_s`; what `budget.alerts_per_hour_max` holds back comes in one digest
+    after `digest_s`. A partition that has been silent for `silent_after_s` holds nobody back for more than `straggler_s`."""
+
+    group_wait_s: Annotated[float, Field(ge=0)] = 30.0
+    group_join_s: Positive = 3_600.0
+    repeat_s: Positive = 14_400.0
+    digest_s: Positive = 900.0
+    market_members_min: Annotated[int, Field(ge=2)] = 8
+    market_sectors_min: Count = 3
+    market_entities: tuple[str, ...] = ()
+    silent_after_s: Positive = 15.0
+    straggler_s: Positive = 120.0
 
 
 class Rules(_Section):
@@ -119,6 +139,7 @@ class Rules(_Section):
     baseline: BaselineRules = BaselineRules()
     detectors: DetectorRules = DetectorRules()
     life: LifeRules = LifeRules()
+    paging: PagingRules = PagingRules()
 
     @property
     def windows_s(self) -> tuple[int, ...]:

@@ -27,7 +27,7 @@ class Told:
 
 
 class Findings(Record, frozen=True, kw_only=True):
-    """What `tapewatch chaos --json` prints. All but the sizes and `redelivered` must be 0."""
+    """What `tapewatch chaos --json` prints. All but the sizes, `redelivered` and `faults` (made on purpose) must be 0."""
 
     kills: int
     documents: int
@@ -45,6 +45,7 @@ class Findings(Record, frozen=True, kw_only=True):
     redelivered: int
     late: int
     seconds: float
+    faults: Mapping[str, int] = {}
 
     @property
     def sound(self) -> bool:
@@ -73,6 +74,7 @@ def judge(
     documents: int,
     late: int,
     seconds: float,
+    faults: Mapping[str, int] = {},
 ) -> Findings:
     """Compare. `outbox`: ids of all deliveries that the database holds; `received`: what the sink took, in order."""
     differing = [
@@ -99,4 +101,5 @@ def judge(
         redelivered=sum(count - 1 for count in taken.values()),
         late=late,
         seconds=round(seconds, 1),
+        faults=faults,
     )

@@ -1,6 +1,7 @@
 """The run itself: real roles as processes, a real broker and database, a stream that does not wait, and SIGKILL.
 
-`disturb` is called before each kill: tests use it to kill the broker or to cut the database off as well.
+`disturb` is called before each kill with the running processes: tests use it to kill the broker or to cut the database
+off as well, and it says what it did; `mended` returns when all of that works again.
 """
 
 from __future__ import annotations
@@ -13,24 +14,24 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import msgspec
 import structlog
 
 from monitor.alerting import load_rules
 from monitor.app import make_reader, topics_of
 from monitor.backtest import run_backtest
 from monitor.broker import EmbeddedBroker, free_port
+from monitor.chaos.load import endless, own_names
 from monitor.chaos.oracle import Findings, Told, judge
 from monitor.clock import Clock, SystemClock, to_rfc3339
 from monitor.delivery import WebhookSink
 from monitor.demo.run import ROLES, DemoPolicy, Roles, role_environment
-from monitor.demo.stream import demo_messages
 from monitor.errors import Fatal, Rejectable, Retryable
 from monitor.intake.kafka import KafkaConfig, KafkaSink, ensure_topics
 from monitor.linking import load_watchlist
@@ -40,16 +41,21 @@ from monitor.store import Store
 from monitor.supervisor import RestartPolicy
 
 log = structlog.get_logger()
-START_MS = 1_780_272_000_000  # 2026-06-01: the stream's own calendar
-_ROUND_MS = 48 * 3_600_000
+Disturb = Callable[[int, Mapping[str, int]], str | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChaosPlan:
-    """`pause_s`: the least and the longest time between two kills; `still_s`: no progress for so long ends the wait."""
+    """`pause_s`: the least and the longest time between two kills; `still_s`: no progress for so long ends the wait.
+
+    Of score and watch run `processes` each; with `static` each has a name of its own in its group, which it keeps when it
+    is started again.
+    """
 
     kills: int
     seed: int
+    processes: int = 1
+    static: bool = False
     documents_per_second: float = 60.0
     pause_s: tuple[float, float] = (0.5, 8.0)
     still_s: float = 60.0
@@ -69,7 +75,9 @@ def run_chaos(
     *,
     bootstrap_servers: str | None = None,
     database_url: str | None = None,
-    disturb: Callable[[int], None] = lambda _kill: None,
+    disturb: Disturb = lambda _kill, _pids: None,
+    mended: Callable[[], object] = lambda: None,
+    environment: Mapping[str, str] | None = None,
     say: Callable[[str], object] = lambda _text: None,
     clock: Clock | None = None,
 ) -> Findings:
@@ -88,8 +96,9 @@ def run_chaos(
         received: list[str] = []
         secret = f"whsec_{base64.b64encode(secrets.token_bytes(24)).decode()}"
         sink = stack.enter_context(WebhookSink(secrets=(secret,), on_message=lambda key, _body: received.append(key)))
-        ports = {role: free_port() for role in ROLES}
-        environ = role_environment(bootstrap_servers, database_url, ports) | _names(plan.seed)
+        ports = {name: free_port() for name in _processes(plan)}
+        environ = role_environment(bootstrap_servers, database_url, ports) | own_names(f"chaos-{plan.seed}")
+        environ |= environment or {}
         environ |= {"TAPEWATCH_SINK_URL": sink.url, "TAPEWATCH_SINK_SECRET": secret}
         settings = load_settings(config, environ)
         store = stack.enter_context(closing(Store.open(database_url)))
@@ -97,7 +106,15 @@ def run_chaos(
             raise Fatal(f"{database_url.split('@')[-1]}: holds mentions already; chaos needs an empty database")
         kafka = KafkaConfig(bootstrap_servers=bootstrap_servers)
         ensure_topics(kafka, topics_of(settings), create=True)
-        roles = Roles(config, environ, ports, clock=clock, policy=DemoPolicy(), restarts=RestartPolicy(pause_max_s=1.0))
+        roles = Roles(
+            config,
+            environ,
+            ports,
+            clock=clock,
+            policy=DemoPolicy(ready_s=180.0),
+            restarts=RestartPolicy(pause_max_s=1.0),
+            own=lambda name: {"TAPEWATCH_KAFKA__STATIC_MEMBER": name} if plan.static else {},
+        )
         stack.callback(roles.stop)
         roles.wait_until_ready()
         started_s = clock.monotonic_s()
@@ -106,7 +123,8 @@ def run_chaos(
         load = _Load(kafka, settings, plan, clock, halt)
         load.start()
         say(f"sending, and killing {plan.kills} times")
-        kills = _kill(roles, plan, rng, disturb, clock)
+        kills, faults = _kill(roles, plan, rng, disturb, clock)
+        mended()
         load.finish()
         wanted_mentions, wanted_letters = _expected(settings, load.sent)
         say(f"{kills} kills, {len(load.sent)} documents; waiting for {len(wanted_mentions)} mentions")
@@ -122,7 +140,13 @@ def run_chaos(
             documents=len(load.sent),
             late=late,
             seconds=clock.monotonic_s() - started_s,
+            faults=faults,
         )
+
+
+def _processes(plan: ChaosPlan) -> list[str]:
+    more = [f"{role}-{number}" for number in range(2, plan.processes + 1) for role in ("score", "watch")]
+    return [*ROLES, *more]
 
 
 class _Load:
@@ -152,25 +176,20 @@ class _Load:
         try:
             with closing(KafkaSink(self._kafka)) as producer:
                 started_s = self._clock.monotonic_s()
-                for topic, key, value, at_ms in self._messages():
+                for message in endless(self._plan.seed):
+                    topic = self._topics[message.topic]
                     due_s = started_s + len(self.sent) / self._plan.documents_per_second
                     if (wait_s := due_s - self._clock.monotonic_s()) > 0.05 and self._halt.wait(wait_s):
                         return
-                    _retrying(partial(producer.send, topic, key=key, value=value, event_ms=at_ms))
-                    self.sent.append(_Sent(place=Place(topic=topic, partition=-1, offset=len(self.sent)), value=value))
+                    send = partial(producer.send, topic, key=message.key, value=message.value, event_ms=message.at_ms)
+                    _retrying(send)
+                    place = Place(topic=topic, partition=-1, offset=len(self.sent))
+                    self.sent.append(_Sent(place=place, value=message.value))
                     if self._enough.is_set() and len(self.sent) >= 500:
                         break
                 _retrying(producer.flush)
         except Exception as err:  # noqa: BLE001 - told by `finish`, where it ends the run
             self._failure = err
-
-    def _messages(self) -> Iterator[tuple[str, bytes, bytes, int]]:
-        number = 0
-        while True:
-            shift_ms = number * _ROUND_MS
-            for message in demo_messages(self._plan.seed + number, start_ms=START_MS + shift_ms):
-                yield self._topics[message.topic], message.key, _renamed(message.value, number), message.at_ms
-            number += 1
 
 
 def _retrying(act: Callable[[], object]) -> None:
@@ -184,26 +203,20 @@ def _retrying(act: Callable[[], object]) -> None:
     raise Retryable("the broker did not come back")
 
 
-def _renamed(value: bytes, number: int) -> bytes:
-    """Each round's documents are documents of their own; what is no JSON object stays as it is."""
-    try:
-        body = msgspec.json.decode(value)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return value
-    if not isinstance(body, dict) or not isinstance(body.get("id"), str):
-        return value
-    return msgspec.json.encode(body | {"id": f"{number}-{body['id']}"})
-
-
-def _kill(roles: Roles, plan: ChaosPlan, rng: random.Random, disturb: Callable[[int], None], clock: Clock) -> int:
-    kills = 0
+def _kill(
+    roles: Roles, plan: ChaosPlan, rng: random.Random, disturb: Disturb, clock: Clock
+) -> tuple[int, Mapping[str, int]]:
+    """How many were killed, and which faults were made beside, by kind."""
+    kills, faults = 0, Counter[str]()
     while kills < plan.kills:
         clock.sleep(rng.uniform(*plan.pause_s))
         roles.check()
         running = roles.pids()
         if not running:
             continue
-        disturb(kills)
+        if (fault := disturb(kills, running)) is not None:
+            faults[fault] += 1
+            log.debug("chaos.fault", fault=fault, kill=kills)
         role = rng.choice(sorted(running))
         try:
             os.kill(running[role], signal.SIGKILL)
@@ -211,7 +224,7 @@ def _kill(roles: Roles, plan: ChaosPlan, rng: random.Random, disturb: Callable[[
             continue
         kills += 1
         log.debug("chaos.kill", role=role, kill=kills)
-    return kills
+    return kills, dict(sorted(faults.items()))
 
 
 def _expected(settings: Settings, sent: Sequence[_Sent]) -> tuple[frozenset[str], list[_Sent]]:
@@ -245,6 +258,7 @@ def _wait(store: Store, mentions: int, letters: int, plan: ChaosPlan, clock: Clo
             return
         now = (counts.mentions, counts.dead_letters, counts.alerts)
         if now != last:
+            log.info("chaos.waiting", arrived=counts, pending=pending is not None)
             last, since_s = now, clock.monotonic_s()
         clock.sleep(0.5)
 
@@ -296,11 +310,3 @@ def _compare(
 def _sums(row: object) -> tuple[float, ...]:
     names = ("raw_n", "effective_n", "negative", "neutral", "positive", "polarity_sum", "polarity_sq_sum")
     return tuple(round(float(getattr(row, name)), 5) for name in names)
-
-
-def _names(seed: int) -> dict[str, str]:
-    """Topics and groups that nobody else uses."""
-    mark = f"chaos-{seed}-{secrets.token_hex(3)}"
-    topics = {name: f"{mark}-{name.replace('_', '-')}" for name in ("news", "social", "mentions", "dead_letters")}
-    names = {f"TAPEWATCH_KAFKA__TOPIC_{name.upper()}": topic for name, topic in topics.items()}
-    return names | {"TAPEWATCH_KAFKA__GROUP_PREFIX": mark}

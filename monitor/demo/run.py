@@ -133,7 +133,10 @@ def documents_scored(port: int) -> int:
 
 
 class Roles:
-    """The roles as processes under a supervisor on a thread of its own; they start at once."""
+    """The roles as processes under a supervisor on a thread of its own; they start at once.
+
+    `ports` names the processes: `watch`, or `watch-2` for another of the same role. `own` is what each is told beside.
+    """
 
     def __init__(
         self,
@@ -144,10 +147,11 @@ class Roles:
         clock: Clock,
         policy: DemoPolicy,
         restarts: RestartPolicy | None = None,
+        own: Callable[[str], Mapping[str, str]] = lambda _name: {},
     ) -> None:
         command = [sys.executable, "-m", "monitor.cli", "run", "--config", str(config), "--role"]
         self._supervisor = Supervisor(
-            {role: [*command, role] for role in ports},
+            {name: [*_told(name, port, own(name)), *command, _role(name)] for name, port in ports.items()},
             clock=clock,
             drain_s=policy.drain_s,
             policy=restarts,
@@ -188,8 +192,18 @@ class Roles:
         self._code = self._supervisor.run(self._halt)
 
 
-def _spawn_with(environ: Mapping[str, str], command: Sequence[str]) -> Process:
-    return spawn(command, environ=environ)
+def _told(name: str, port: int, own: Mapping[str, str]) -> list[str]:
+    """`env` gives a process its own variables and becomes it."""
+    variables = {f"TAPEWATCH_{_role(name).upper()}__TELEMETRY_PORT": str(port), **own}
+    return ["/usr/bin/env", *(f"{key}={value}" for key, value in variables.items())]
+
+
+def _role(name: str) -> str:
+    return name.partition("-")[0]
+
+
+def _spawn_with(environ: Mapping[str, str], command: Sequence[str], extra: Mapping[str, str]) -> Process:
+    return spawn(command, extra, environ=environ)
 
 
 def _is_ready(port: int) -> bool:
@@ -224,7 +238,7 @@ def role_environment(bootstrap_servers: str, database_url: str, ports: Mapping[s
     return {
         **os.environ,
         **own,
-        **{f"TAPEWATCH_{role.upper()}__TELEMETRY_PORT": str(port) for role, port in ports.items()},
+        **{f"TAPEWATCH_{_role(name).upper()}__TELEMETRY_PORT": str(port) for name, port in ports.items()},
     }
 
 

@@ -2,7 +2,8 @@
 
 kafka-python calls rebalance listeners on its network thread, so they only note facts; `poll` acts on them. A newly
 assigned partition is held back until its start is known and checked: a stored position, the group's committed offset,
-or the policy for a new group. A start that the broker no longer has is refused, never silently reset.
+or the policy for a new group. A start that the broker no longer has, or a topic that is not the one we read before, is
+refused: the partition is held, the others go on, and what an operator accepted is looked for every few seconds.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ import structlog
 from kafka.admin import KafkaAdminClient, NewTopic
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.errors import (
+    FencedInstanceIdError,
     KafkaError,
+    LogTruncationError,
     OffsetOutOfRangeError,
     TopicAlreadyExistsError,
 )
@@ -27,6 +30,7 @@ from kafka.structs import OffsetAndMetadata, TopicPartition
 
 from monitor.clock import Clock, SystemClock
 from monitor.errors import Fatal, Retryable
+from monitor.intake.anchors import Anchor, Anchors, Hold, HoldReason, Refused
 from monitor.intake.merge import EventTimeMerge
 from monitor.records import Place
 
@@ -58,10 +62,13 @@ class KafkaConfig:
     sasl_mechanism: str | None = None
     sasl_username: str | None = None
     sasl_password: str | None = field(default=None, repr=False)
+    ssl_password: str | None = field(default=None, repr=False)
     request_timeout_ms: int = 30_000
     bootstrap_timeout_ms: int = 10_000
     settle_ms: int = 250
     coordinator_max_s: float = 30.0
+    metadata_max_age_ms: int = 5_000
+    look_again_s: float = 5.0  # at a partition that is held
 
     def client(self) -> dict[str, Any]:
         """Keyword arguments that every kafka-python client takes."""
@@ -76,6 +83,7 @@ class KafkaConfig:
             "ssl_cafile": self.ssl_cafile,
             "ssl_certfile": self.ssl_certfile,
             "ssl_keyfile": self.ssl_keyfile,
+            "ssl_password": self.ssl_password,
             "sasl_mechanism": self.sasl_mechanism,
             "sasl_plain_username": self.sasl_username,
             "sasl_plain_password": self.sasl_password,
@@ -94,14 +102,11 @@ class RawMessage:
     timestamp_ms: int
 
 
-class TopicTruncated(Fatal):
-    """The topic no longer holds the offset we are to read next: it expired, or the topic was made anew."""
-
-
 class KafkaSource:
     """A consumer in a group. `positions` gives the stored next offset of a partition, or None to use the group's own.
 
-    With `merged`, partitions are read in the order of their messages' timestamps, see `EventTimeMerge`.
+    With `merged`, partitions are read in the order of their messages' timestamps, see `EventTimeMerge`. `anchors` remembers
+    which topic the offsets belong to; `on_held` is told of all partitions that are held whenever they change.
     """
 
     def __init__(
@@ -113,14 +118,21 @@ class KafkaSource:
         positions: Positions | None = None,
         merged: bool = False,
         clock: Clock | None = None,
+        anchors: Anchors | None = None,
+        on_held: Callable[[Mapping[Partition, Hold]], None] = lambda _held: None,
     ) -> None:
         clock = clock or SystemClock()
         self._config, self._positions = config, positions
+        self._anchors, self._on_held = anchors, on_held
+        self._topic_ids: dict[TopicPartition, str] = {}
+        self._unproved: dict[TopicPartition, int] = {}
+        self._held: dict[TopicPartition, Hold] = {}
+        self._told: dict[Partition, Hold] = {}
+        self._look_again_s: dict[TopicPartition, float] = {}
         self._merge: EventTimeMerge[RawMessage] | None = EventTimeMerge() if merged else None
         self._clock: Clock = clock
         self._owed_s: dict[Partition, float] = {}
         self._merged_s = clock.monotonic_s()
-        self._unproved: dict[TopicPartition, int] = {}
         self._lock = threading.Lock()
         self._assigned: list[TopicPartition] = []
         self._lost: list[Partition] = []
@@ -131,22 +143,36 @@ class KafkaSource:
         self._consumer, self._listener = self._join()
 
     def poll(self, messages_max: int, timeout_ms: int) -> list[RawMessage]:
-        """At most `messages_max` messages of partitions that are ours; raises TopicTruncated or Retryable."""
+        """At most `messages_max` messages of partitions that are ours and not held; raises Retryable."""
         self._rejoin_if_stuck()
         try:
             self._start_assigned()
             _unpark(self._consumer)
+            _finish_join(self._consumer)
             batches = self._consumer.poll(timeout_ms=timeout_ms, max_records=messages_max)
-        except OffsetOutOfRangeError as err:
-            partition, start = next(iter(err.args[0].items()))
-            raise _truncated(partition, start, "the broker does not hold it") from err
+        except (OffsetOutOfRangeError, LogTruncationError) as err:
+            self._refuse_out_of_range(err)
+            self._tell_held()
+            return []
+        except FencedInstanceIdError as err:
+            raise Fatal(
+                f"kafka.static_member {self._config.static_member}: another process joined group {self._group} under this "
+                "name, so this one must not go on; give each process a name of its own"
+            ) from err
         except KafkaError as err:
             raise Retryable(f"kafka {self._config.bootstrap_servers}: {type(err).__name__}: {err}") from err
+        self._check_identities()
         with self._lock:
             started = set(self._started)
-        self._prove_starts(started)
+        started -= self._prove_starts(started)
+        self._tell_held()
         fresh = [_raw(record) for partition, records in batches.items() if partition in started for record in records]
         return fresh if self._merge is None else self._merged(self._merge, fresh, started, messages_max)
+
+    def held(self) -> dict[Partition, Hold]:
+        """Partitions of ours that are not read, and why."""
+        with self._lock:
+            return {(p.topic, p.partition): hold for p, hold in sorted(self._held.items())}
 
     def lost(self) -> list[Partition]:
         """Partitions that went to somebody else since the last call."""
@@ -197,14 +223,22 @@ class KafkaSource:
             raise Retryable(f"kafka {self._config.bootstrap_servers}: commit: {type(err).__name__}: {err}") from err
 
     def lag(self) -> dict[Partition, int]:
-        """Messages between our position and the end, per started partition; raises Retryable."""
+        """Messages between our position and the end, per started partition, and at least one while nothing was fetched yet.
+
+        Raises Retryable.
+        """
         with self._lock:
             started = sorted(self._started)
         try:
             ends = self._consumer.end_offsets(started) if started else {}
-            return {(p.topic, p.partition): end - self._consumer.position(p) for p, end in ends.items()}
+            return {(p.topic, p.partition): self._behind(p, end) for p, end in ends.items()}
         except KafkaError as err:
             raise Retryable(f"kafka {self._config.bootstrap_servers}: {type(err).__name__}: {err}") from err
+
+    def _behind(self, partition: TopicPartition, end: int) -> int:
+        fetched_end = self._consumer.highwater(partition)
+        behind = max(end, fetched_end or 0) - self._consumer.position(partition)
+        return int(behind if fetched_end is not None else max(1, behind))
 
     def close(self) -> None:
         self._consumer.close()
@@ -222,6 +256,7 @@ class KafkaSource:
                 session_timeout_ms=config.session_timeout_ms,
                 heartbeat_interval_ms=max(500, config.session_timeout_ms // 10),
                 max_poll_interval_ms=config.max_poll_interval_ms,
+                metadata_max_age_ms=config.metadata_max_age_ms,
                 fetch_max_wait_ms=100,
             ),
             config,
@@ -250,52 +285,202 @@ class KafkaSource:
             ours = {(p.topic, p.partition) for p in self._started} | {(p.topic, p.partition) for p in self._assigned}
             self._lost += sorted(ours)
             self._started, self._assigned = set(), []
+            self._held.clear()
+            self._topic_ids.clear()
         if self._merge is not None:
             self._merge.forget(ours)
         # A consumer that hangs may hang in closing too: nobody waits for it.
         threading.Thread(target=_close_quietly, args=(stuck,), name="kafka-close", daemon=True).start()
 
     def _start_assigned(self) -> None:
+        """Find out where each new partition starts. One that is refused or not known yet does not hold up the others."""
         with self._lock:
-            assigned, self._assigned = self._assigned, []
-        for partition in assigned:
+            # One that went and came back is held until its loss was told: what is read of it now would be dropped as lost.
+            untold = [p for p in self._assigned if (p.topic, p.partition) in self._lost]
+            waiting = [p for p in self._assigned if p not in untold]
+            self._assigned = untold
+        now_s = self._clock.monotonic_s()
+        while waiting:
+            partition = waiting.pop()
+            if now_s < self._look_again_s.get(partition, now_s):
+                self._wait_again(partition)
+                continue
             try:
-                self._consumer.seek(partition, self._start(partition))
+                start = self._start(partition)
+                self._consumer.seek(partition, start)
+            except Refused as err:
+                self._hold(partition, err.hold)
+                continue
             except BaseException:
                 with self._lock:
-                    self._assigned.append(partition)  # not started: tried again at the next poll
+                    self._assigned += [partition, *waiting]  # not started: tried again at the next poll
                 raise
+            self._let_go(partition)
             with self._lock:
                 self._started.add(partition)
             if not self._paused:
                 self._consumer.resume(partition)
 
     def _start(self, partition: TopicPartition) -> int:
-        stored = self._positions(partition.topic, partition.partition) if self._positions else None
+        """Raises Refused when there is no start that loses nothing, Retryable when the database is away."""
+        topic_id = self._topic_id(partition.topic)
+        known = self._topic_ids.get(partition)  # while the partition is ours, reading it again needs no database
+        anchor = self._anchor(partition) if known is None else None
+        if known is None:
+            known = anchor.topic_id if anchor is not None else topic_id
+        if known and topic_id and known != topic_id:
+            raise Refused(_recreated(partition, known, topic_id))
+        accepted = anchor.accepted_next if anchor is not None else None
+        stored = accepted
+        if stored is None:
+            stored = self._positions(partition.topic, partition.partition) if self._positions else None
         if stored is None:
             stored = self._consumer.committed(partition)
-        if stored is None:
-            if self._config.first_offset == "latest":
-                return int(self._consumer.end_offsets([partition])[partition])
-            return int(self._consumer.beginning_offsets([partition])[partition])
+        start = self._first(partition) if stored is None else int(stored)
         first = self._consumer.beginning_offsets([partition])[partition]
-        if stored < first:
-            raise _truncated(partition, stored, f"the topic starts at {first}")
-        self._unproved[partition] = int(stored)
-        return int(stored)
+        if start < first:
+            raise Refused(_expired(partition, start, first))
+        held = self._held.get(partition)
+        if held is not None and held.reason is HoldReason.BEYOND_THE_END and start > self._end(partition):
+            raise Refused(held)
+        if self._positions is None and (accepted is not None or stored is None):
+            # Whoever comes next starts here as well, and whoever asks how far the group is gets an answer.
+            self._consumer.commit({partition: OffsetAndMetadata(start, "", -1)})
+        if partition not in self._topic_ids:
+            self._drop_anchor(partition, anchor, topic_id)
+        self._topic_ids[partition] = topic_id
+        self._unproved[partition] = start
+        return start
 
-    def _prove_starts(self, started: set[TopicPartition]) -> None:
-        """A start beyond the end is found at the first fetch: not every broker refuses to fetch there."""
+    def _anchor(self, partition: TopicPartition) -> Anchor | None:
+        if self._anchors is None:
+            return None
+        try:
+            return self._anchors.anchor(self._group, partition.topic, partition.partition)
+        except Retryable as err:
+            where = f"{partition.topic}/{partition.partition}"
+            detail = f"{where}: it can't be told whether this is the topic that was read before: {err}"
+            raise Refused(Hold(reason=HoldReason.IDENTITY_UNKNOWN, detail=detail)) from err
+
+    def _drop_anchor(self, partition: TopicPartition, found: Anchor | None, topic_id: str) -> None:
+        settled = found is not None and found.accepted_next is None and found.refused_reason is None
+        if self._anchors is None or (settled and found is not None and found.topic_id == topic_id):
+            return
+        now_ms = self._clock.now_ms()
+        self._anchors.drop_anchor(self._group, partition.topic, partition.partition, topic_id, now_ms=now_ms)
+
+    def _topic_id(self, topic: str) -> str:
+        """As the broker told last; empty where it gives topics none."""
+        found = self._consumer._client.cluster.topic_id(topic)
+        return str(found) if found is not None and found.int else ""
+
+    def _end(self, partition: TopicPartition) -> int:
+        """The embedded broker answers with the start of its last batch plus one; what it says with a fetch is right."""
+        return max(int(self._consumer.end_offsets([partition])[partition]), self._consumer.highwater(partition) or 0)
+
+    def _first(self, partition: TopicPartition) -> int:
+        """Where a group starts that has never read this partition. One that was added later is new, and read whole."""
+        if self._config.first_offset == "earliest":
+            return int(self._consumer.beginning_offsets([partition])[partition])
+        end = int(
+            self._consumer.end_offsets([partition])[partition]
+        )  # asked first: what comes meanwhile is not skipped
+        since_ms = self._anchors.anchored_since_ms(self._group, partition.topic) if self._anchors is not None else None
+        if since_ms is not None:
+            found = self._consumer.offsets_for_times({partition: since_ms})[partition]
+            if found is not None:
+                return min(end, int(found.offset))
+        return end
+
+    def _check_identities(self) -> None:
+        """A topic that was made anew while we read it: the client learns of it with its metadata, every few seconds."""
+        with self._lock:
+            started = sorted(self._started)
+        for partition in started:
+            known, told = self._topic_ids.get(partition), self._topic_id(partition.topic)
+            if known and told and known != told:
+                self._refuse(partition, _recreated(partition, known, told))
+
+    def _prove_starts(self, started: set[TopicPartition]) -> set[TopicPartition]:
+        """A start beyond the end shows at the first fetch; returns those that are refused."""
+        refused = set()
         for partition, start in list(self._unproved.items()):
             if partition not in started:
-                del self._unproved[partition]
+                self._unproved.pop(partition, None)
                 continue
             end = self._consumer.highwater(partition)
             if end is None:
                 continue
-            del self._unproved[partition]
+            self._unproved.pop(partition, None)
             if end < start:
-                raise _truncated(partition, start, f"the topic ends at {end}")
+                self._refuse(partition, _beyond(partition, start, end))
+                refused.add(partition)
+        return refused
+
+    def _refuse_out_of_range(self, err: OffsetOutOfRangeError | LogTruncationError) -> None:
+        told = err.args[0] if err.args and isinstance(err.args[0], dict) else getattr(err, "divergent_offsets", {})
+        for partition in told:
+            with self._lock:
+                if partition not in self._started:
+                    continue
+            try:
+                at = self._consumer.position(partition)
+                first = self._consumer.beginning_offsets([partition])[partition]
+                end = self._end(partition)
+            except KafkaError as away:
+                raise Retryable(f"kafka {self._config.bootstrap_servers}: {type(away).__name__}: {away}") from away
+            self._refuse(partition, _expired(partition, at, first) if at < first else _beyond(partition, at, end))
+
+    def _refuse(self, partition: TopicPartition, hold: Hold) -> None:
+        """Stop reading it: what was read and not written yet is dropped, as if the partition had been lost."""
+        with self._lock:
+            if partition not in self._started:
+                return
+            self._started.discard(partition)
+            self._lost.append((partition.topic, partition.partition))
+        self._consumer.pause(partition)
+        self._hold(partition, hold)
+
+    def _hold(self, partition: TopicPartition, hold: Hold) -> None:
+        self._topic_ids.pop(partition, None)  # asked anew: an operator may have accepted
+        self._look_again_s[partition] = self._clock.monotonic_s() + self._config.look_again_s
+        self._wait_again(partition)
+        with self._lock:
+            told, self._held[partition] = self._held.get(partition), hold
+        if told == hold:
+            return
+        log.error("kafka.held", group=self._group, reason=str(hold.reason), detail=hold.detail)
+        if self._anchors is not None and hold.reason is not HoldReason.IDENTITY_UNKNOWN:
+            try:
+                now_ms = self._clock.now_ms()
+                self._anchors.refuse_start(
+                    self._group,
+                    partition.topic,
+                    partition.partition,
+                    reason=str(hold.reason),
+                    detail=hold.detail,
+                    now_ms=now_ms,
+                )
+            except Retryable as err:
+                log.warning("kafka.hold_not_kept", error=str(err))
+                with self._lock:
+                    self._held.pop(partition, None)  # told again when it is looked at again
+
+    def _let_go(self, partition: TopicPartition) -> None:
+        self._look_again_s.pop(partition, None)
+        with self._lock:
+            if self._held.pop(partition, None) is None:
+                return
+        log.warning("kafka.goes_on", group=self._group, partition=f"{partition.topic}/{partition.partition}")
+
+    def _tell_held(self) -> None:
+        if (held := self.held()) != self._told:
+            self._told = held
+            self._on_held(held)
+
+    def _wait_again(self, partition: TopicPartition) -> None:
+        with self._lock:
+            self._assigned.append(partition)
 
     def _merged(
         self,
@@ -441,13 +626,19 @@ class _Listener(kafka.ConsumerRebalanceListener):  # type: ignore[misc]  # kafka
             source._lost += [(p.topic, p.partition) for p in revoked]
             source._started -= set(revoked)
             source._assigned = [p for p in source._assigned if p not in revoked]
+            for partition in revoked:
+                for known in (source._topic_ids, source._held, source._look_again_s):
+                    known.pop(partition, None)
 
 
 def _connect(make: Callable[[], Client], config: KafkaConfig) -> Client:
     try:
         return make()
     except (OSError, KafkaError) as err:
-        raise Retryable(f"kafka {config.bootstrap_servers}: no broker answers ({type(err).__name__})") from err
+        refused = (
+            "" if config.security_protocol == "PLAINTEXT" else ", or it refused certificate, name, user or password"
+        )
+        raise Retryable(f"kafka {config.bootstrap_servers}: no broker answers ({type(err).__name__}){refused}") from err
 
 
 def _unpark(consumer: Any) -> None:
@@ -457,6 +648,14 @@ def _unpark(consumer: Any) -> None:
     current = getattr(fetcher, "_next_partition_records", None)
     if fetcher is not None and current is not None and not current:
         fetcher._next_partition_records = None
+
+
+def _finish_join(consumer: Any) -> None:
+    """Work around kafka-python 3.0.12: a leader that rejoins because partitions were added forgets why as soon as it has
+    assigned them; a poll that ends in between leaves the join unfinished for ever, with heartbeats off."""
+    coordinator = consumer._coordinator
+    if coordinator._join_task is not None and not coordinator.rejoin_needed:
+        coordinator.request_rejoin()
 
 
 def _close_quietly(consumer: Any) -> None:
@@ -476,8 +675,26 @@ def _raw(record: Any) -> RawMessage:
     )
 
 
-def _truncated(partition: TopicPartition, start: int, found: str) -> TopicTruncated:
-    return TopicTruncated(
-        f"{partition.topic}/{partition.partition}: the next offset is {start}, but {found}; messages expired or the topic "
-        "was made anew: look into it before going on"
+def _recreated(partition: TopicPartition, known: str, told: str) -> Hold:
+    detail = (
+        f"{partition.topic}/{partition.partition}: the topic was made anew (id {told}, read before: {known}); what the old "
+        f"one still held is gone. Look into it, then `tapewatch offsets accept {partition.topic}` to read the new one"
     )
+    return Hold(reason=HoldReason.TOPIC_RECREATED, detail=detail)
+
+
+def _expired(partition: TopicPartition, start: int, first: int) -> Hold:
+    detail = (
+        f"{partition.topic}/{partition.partition}: the next offset is {start}, but the topic starts at {first}: "
+        f"{first - start} messages expired unread. Look into the topic's retention, then "
+        f"`tapewatch offsets accept {partition.topic}` to go on with what is left"
+    )
+    return Hold(reason=HoldReason.MESSAGES_EXPIRED, detail=detail)
+
+
+def _beyond(partition: TopicPartition, start: int, end: int) -> Hold:
+    detail = (
+        f"{partition.topic}/{partition.partition}: the next offset is {start}, but the topic ends at {end}: it was made anew "
+        f"or its broker lost its newest messages. Look into it, then `tapewatch offsets accept {partition.topic}`"
+    )
+    return Hold(reason=HoldReason.BEYOND_THE_END, detail=detail)

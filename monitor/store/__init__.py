@@ -4,11 +4,16 @@ from monitor.store.rows import (
     ClaimedDelivery,
     Counts,
     ReceiverState,
+    StoredAnchor,
     StoredBucket,
     StoredDeadLetter,
+    StoredDecision,
     StoredDelivery,
+    StoredMark,
     StoredPartition,
+    StoredSilence,
     StoredTransition,
+    WaitingStep,
 )
 from monitor.store.store import Store
 from monitor.store.watching import WatchTransaction, delivery_id
@@ -18,11 +23,16 @@ __all__ = [
     "Counts",
     "ReceiverState",
     "Store",
+    "StoredAnchor",
     "StoredBucket",
     "StoredDeadLetter",
+    "StoredDecision",
     "StoredDelivery",
+    "StoredMark",
     "StoredPartition",
+    "StoredSilence",
     "StoredTransition",
+    "WaitingStep",
     "WatchTransaction",
     "delivery_id",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 
 class Health:
@@ -12,12 +12,18 @@ class Health:
     def __init__(self, limits_s: Mapping[str, float]) -> None:
         self._limits_s = dict(limits_s)
         self._beats_s: dict[str, float] = {}
+        self._held: tuple[str, ...] = ()
         self._lock = threading.Lock()
 
     def beat(self, part: str, now_s: float) -> None:
         """The part is alive; beats of parts without a limit are kept for show."""
         with self._lock:
             self._beats_s[part] = now_s
+
+    def hold(self, reasons: Sequence[str]) -> None:
+        """What is not worked on until somebody acts: alive, but not ready. An empty list: everything goes on."""
+        with self._lock:
+            self._held = tuple(reasons)
 
     def ages_s(self, now_s: float) -> dict[str, float | None]:
         """Seconds since each part's last beat; None: it has not started yet."""
@@ -30,7 +36,8 @@ class Health:
     def faults(self, now_s: float, *, alive_only: bool = False) -> list[str]:
         """Why the role is not ready; with `alive_only`, why it is stuck: not having started yet is no fault then."""
         ages = self.ages_s(now_s)
-        faults = []
+        with self._lock:
+            faults = [] if alive_only else list(self._held)
         for part, limit_s in self._limits_s.items():
             age_s = ages[part]
             if age_s is None:

@@ -55,9 +55,17 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric(
         name="watch_watermark_seconds", kind="gauge", meaning="Event time reached, epoch seconds.", label="partition"
     ),
+    Metric(name="paging_messages_total", kind="counter", meaning="Messages decided on, by why.", label="reason"),
+    Metric(name="paging_silent_total", kind="counter", meaning="Steps of alerts not told, by why.", label="reason"),
     Metric(name="deliver_attempts_total", kind="counter", meaning="Webhook tries, by outcome.", label="outcome"),
     Metric(name="deliver_oldest_pending_seconds", kind="gauge", meaning="Age of the oldest delivery that waits."),
     Metric(name="lag_messages", kind="gauge", meaning="Messages between our position and the end.", label="partition"),
+    Metric(
+        name="held_partitions",
+        kind="gauge",
+        meaning="Partitions that are not read until an operator acts: tapewatch offsets list.",
+        label="reason",
+    ),
     Metric(name="retries_total", kind="counter", meaning="Times a loop waited because the world was not ready."),
     Metric(
         name="heartbeat_seconds", kind="gauge", meaning="When a part was last seen alive, epoch seconds.", label="part"

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
 import kafka
 import pytest
+from kafka.admin import KafkaAdminClient
 from kafka.future import Future
 from kafka.structs import TopicPartition
 
 from monitor.broker import free_port
+from monitor.clock import ManualClock
 from monitor.errors import Fatal, Retryable
-from monitor.intake.kafka import KafkaConfig, KafkaSink, KafkaSource, RawMessage, TopicTruncated, ensure_topics
+from monitor.intake.anchors import Hold, HoldReason
+from monitor.intake.kafka import KafkaConfig, KafkaSink, KafkaSource, Partition, RawMessage, ensure_topics
+from monitor.intake.progress import GroupProgress
+from monitor.store import Store
 from tests.kafka_broker import ApacheKafka
 
 BROKERS = ["embedded_broker", pytest.param("apache_kafka", marks=pytest.mark.kafka)]
@@ -22,7 +30,7 @@ BROKERS = ["embedded_broker", pytest.param("apache_kafka", marks=pytest.mark.kaf
 @pytest.fixture(params=BROKERS)
 def config(request: pytest.FixtureRequest) -> KafkaConfig:
     broker = request.getfixturevalue(request.param)
-    return KafkaConfig(bootstrap_servers=broker.bootstrap_servers, session_timeout_ms=6_000)
+    return KafkaConfig(bootstrap_servers=broker.bootstrap_servers, session_timeout_ms=6_000, look_again_s=0.5)
 
 
 @pytest.fixture
@@ -41,11 +49,11 @@ def produce(config: KafkaConfig, topic: str, count: int) -> None:
 
 
 def read_until(
-    source: KafkaSource, enough: Callable[[list[RawMessage]], bool], polls_max: int = 300
+    source: KafkaSource, enough: Callable[[list[RawMessage]], bool], polls_max: int = 300, timeout_ms: int = 100
 ) -> list[RawMessage]:
     seen: list[RawMessage] = []
     for _ in range(polls_max):
-        seen += source.poll(100, 100)
+        seen += source.poll(100, timeout_ms)
         if enough(seen):
             return seen
     pytest.fail(f"only {len(seen)} messages after {polls_max} polls")
@@ -87,11 +95,175 @@ def test_a_stored_position_wins_over_the_group(config: KafkaConfig, topic: str) 
     assert len(seen) == 8
 
 
+def read_until_held(source: KafkaSource, *, partitions: int = 1, polls_max: int = 300) -> dict[Partition, Hold]:
+    for _ in range(polls_max):
+        source.poll(100, 100)
+        if len(source.held()) >= partitions:
+            return source.held()
+    pytest.fail(f"only {source.held()} held after {polls_max} polls")
+
+
 def test_a_position_that_the_topic_does_not_hold_is_refused(config: KafkaConfig, topic: str) -> None:
-    source = KafkaSource(config, topics=[topic], group=f"g-{topic}", positions=lambda _topic, _partition: 99)
-    with pytest.raises(TopicTruncated, match=r"next offset is 99"):
-        read_until(source, lambda _seen: False)
+    """Beyond the end: refused, never reset, and no other process is bothered by it."""
+    source = KafkaSource(config, topics=[topic], group=f"g-{topic}", positions=lambda _topic, p: 99 if p else None)
+    held = read_until_held(source)
+    assert list(held) == [(topic, 1)]
+    assert held[topic, 1].reason is HoldReason.BEYOND_THE_END
+    assert "next offset is 99, but the topic ends at 0" in held[topic, 1].detail
+    produce(config, topic, 20)
+    seen = read_until(source, lambda seen: len(seen) >= 5)
     source.close()
+    assert {m.place.partition for m in seen} == {0}, "the other partition goes on"
+
+
+def admin(config: KafkaConfig) -> KafkaAdminClient:
+    return KafkaAdminClient(**config.client())
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with closing(Store.open(f"sqlite:///{tmp_path / 'anchors.db'}")) as opened:
+        yield opened
+
+
+def anchored(config: KafkaConfig, topic: str, store: Store) -> KafkaSource:
+    return KafkaSource(config, topics=[topic], group=f"g-{topic}", anchors=store)
+
+
+def remade(config: KafkaConfig, topic: str) -> None:
+    with closing(admin(config)) as client:
+        client.delete_topics([topic])
+        for _ in range(100):
+            if topic not in client.list_topics():
+                break
+            time.sleep(0.1)
+    ensure_topics(config, {topic: 2}, create=True)
+
+
+def test_a_topic_that_was_made_anew_is_refused_until_it_is_accepted(
+    config: KafkaConfig, topic: str, store: Store
+) -> None:
+    """Not even the broker knows the old offsets then: the id that the database keeps is what tells the two apart."""
+    produce(config, topic, 10)
+    first = anchored(config, topic, store)
+    seen = read_until(first, lambda seen: len(seen) >= 10)
+    first.commit({(topic, p): 1 + max(m.place.offset for m in seen if m.place.partition == p) for p in (0, 1)})
+    first.close()
+    remade(config, topic)
+    produce(config, topic, 30)
+    second = anchored(config, topic, store)
+    held = read_until_held(second, partitions=2)
+    assert {hold.reason for hold in held.values()} == {HoldReason.TOPIC_RECREATED}
+    assert f"tapewatch offsets accept {topic}" in held[topic, 0].detail
+    assert [a.refused_reason for a in store.anchors(topic=topic)] == ["topic_recreated"] * 2
+    with closing(admin(config)) as client:
+        told = client.describe_topics([topic])[0]["topic_id"]
+    for partition in (0, 1):
+        store.accept_start(f"g-{topic}", topic, partition, topic_id=told, start=0, now_ms=1)
+    seen = read_until(second, lambda seen: len(seen) >= 30)
+    second.close()
+    assert len({str(m.place) for m in seen}) == 30, "all of the new one, from its start"
+    assert [(a.refused_reason, a.accepted_next) for a in store.anchors(topic=topic)] == [(None, None)] * 2
+
+
+def test_a_topic_that_is_made_anew_while_it_is_read_is_refused(config: KafkaConfig, topic: str, store: Store) -> None:
+    told: list[int] = []
+    source = KafkaSource(
+        replace(config, metadata_max_age_ms=500),
+        topics=[topic],
+        group=f"g-{topic}",
+        anchors=store,
+        on_held=lambda held: told.append(len(held)),
+    )
+    produce(config, topic, 10)
+    read_until(source, lambda seen: len(seen) >= 10)
+    remade(config, topic)
+    produce(config, topic, 40)  # more than the old one held: no offset would look wrong
+    held = read_until_held(source, partitions=2)
+    source.close()
+    assert {hold.reason for hold in held.values()} == {HoldReason.TOPIC_RECREATED}
+    assert told[-1] == 2
+
+
+@pytest.mark.kafka
+def test_messages_that_expired_unread_are_told_and_accepted(apache_kafka: ApacheKafka, store: Store) -> None:
+    """Retention went over a stopped consumer: how many messages are gone is said, and nothing is skipped quietly."""
+    config = KafkaConfig(bootstrap_servers=apache_kafka.bootstrap_servers, session_timeout_ms=6_000)
+    topic = f"t-{uuid.uuid4().hex[:8]}"
+    ensure_topics(config, {topic: 1}, create=True)
+    produce(config, topic, 10)
+    first = anchored(config, topic, store)
+    read_until(first, lambda seen: len(seen) >= 10)
+    first.commit({(topic, 0): 4})
+    first.close()
+    with closing(admin(config)) as client:
+        client.delete_records({TopicPartition(topic, 0): 7})
+    second = anchored(config, topic, store)
+    held = read_until_held(second)
+    assert held[topic, 0].reason is HoldReason.MESSAGES_EXPIRED
+    assert "3 messages expired unread" in held[topic, 0].detail
+    topic_id = store.anchors(topic=topic)[0].topic_id
+    store.accept_start(f"g-{topic}", topic, 0, topic_id=topic_id, start=7, now_ms=1)
+    seen = read_until(second, lambda seen: len(seen) >= 3)
+    second.close()
+    assert [m.place.offset for m in seen] == [7, 8, 9]
+
+
+@pytest.mark.kafka
+def test_a_partition_that_is_added_is_read_from_its_first_message(apache_kafka: ApacheKafka, store: Store) -> None:
+    """Although a new group starts at the end: what came before we noticed the partition was never ours to skip.
+
+    Polls so short that the client can't finish to rejoin within one: it must go on with the next.
+    """
+    config = KafkaConfig(
+        bootstrap_servers=apache_kafka.bootstrap_servers,
+        session_timeout_ms=6_000,
+        first_offset="latest",
+        metadata_max_age_ms=2_000,
+    )
+    topic = f"t-{uuid.uuid4().hex[:8]}"
+    ensure_topics(config, {topic: 1}, create=True)
+    produce(config, topic, 5)
+    source = anchored(config, topic, store)
+    for _ in range(100):
+        assert source.poll(100, 100) == [], "what was there before the group is not read"
+        if source.assignment():
+            break
+    with closing(admin(config)) as client:
+        client.create_partitions({topic: 3})
+    produce(config, topic, 60)
+    seen = read_until(source, lambda seen: len(seen) >= 60, polls_max=10_000, timeout_ms=2)
+    source.close()
+    assert sorted(int(m.value or b"") for m in seen) == list(range(60))
+    assert {m.place.partition for m in seen} == {0, 1, 2}
+
+
+class Away:
+    """Anchors in a database that does not answer for a while."""
+
+    def __init__(self, store: Store, failures: int) -> None:
+        self._store, self.failures = store, failures
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._store, name)
+
+    def anchor(self, group: str, topic: str, partition: int) -> object:
+        if self.failures:
+            self.failures -= 1
+            raise Retryable("database: away")
+        return self._store.anchor(group, topic, partition)
+
+
+def test_while_the_database_is_away_no_partition_is_begun(config: KafkaConfig, topic: str, store: Store) -> None:
+    """It can't be told whether the topic is the one we read before: held, told, and begun when it can."""
+    produce(config, topic, 10)
+    source = KafkaSource(config, topics=[topic], group=f"g-{topic}", anchors=Away(store, 3))  # type: ignore[arg-type]
+    held = read_until_held(source, partitions=2)
+    assert {hold.reason for hold in held.values()} == {HoldReason.IDENTITY_UNKNOWN}
+    seen = read_until(source, lambda seen: len(seen) >= 10)
+    source.close()
+    assert source.held() == {}
+    assert len(seen) == 10
 
 
 def test_a_missing_topic_is_named(config: KafkaConfig) -> None:
@@ -170,3 +342,58 @@ def test_a_coordinator_that_is_never_found_is_asked_for_anew(config: KafkaConfig
     seen = read_until(source, lambda seen: len(seen) >= 10)
     source.close()
     assert sorted(int(m.value or b"") for m in seen) == list(range(10))
+
+
+def test_a_partition_that_went_and_came_back_is_held_until_its_loss_was_told(config: KafkaConfig, topic: str) -> None:
+    """What was read of it before that would be dropped as lost, and never be read again."""
+    produce(config, topic, 10)
+    source = KafkaSource(config, topics=[topic], group=f"g-{topic}", positions=lambda _topic, _partition: 0)
+    read_until(source, lambda seen: len(seen) >= 10)
+    partitions = [TopicPartition(topic, number) for number in (0, 1)]
+    source._listener.on_partitions_revoked(partitions)
+    source._listener.on_partitions_assigned(partitions)
+    assert source.poll(100, 100) == []
+    assert sorted(source.lost()) == [(topic, 0), (topic, 1)]
+    again = read_until(source, lambda seen: len(seen) >= 10)
+    source.close()
+    assert len(again) == 10
+
+
+def test_how_far_a_group_is_told_in_wall_time(config: KafkaConfig, topic: str) -> None:
+    """A message is worked off when an offset behind it is committed; a busy partition counts as far as it had come."""
+    clock = ManualClock(1_000)
+    source = KafkaSource(config, topics=[topic], group=f"g-{topic}")
+    progress = GroupProgress(config, group=f"g-{topic}", topics=[topic], clock=clock, every_s=1.0)
+
+    def asked_at(now_ms: int) -> dict[str, int]:
+        clock.advance((now_ms - clock.now_ms()) / 1000)
+        return dict(progress())
+
+    assert asked_at(2_000) == {f"{topic}/0": 2_000, f"{topic}/1": 2_000}, "nothing was ever sent"
+    sink = KafkaSink(config)
+
+    def send(count: int) -> None:
+        for number in range(count):
+            sink.send(topic, key=b"k%d" % number, value=b"v")
+            sink.flush()
+
+    send(20)
+    assert asked_at(4_000) == {f"{topic}/0": 2_000, f"{topic}/1": 2_000}, "twenty wait"
+    seen = read_until(source, lambda seen: len(seen) >= 20)
+    ends = {(topic, p): 1 + max(m.place.offset for m in seen if m.place.partition == p) for p in (0, 1)}
+    source.commit({(topic, 0): ends[topic, 0], (topic, 1): 1})
+    assert asked_at(6_000) == {f"{topic}/0": 6_000, f"{topic}/1": 2_000}
+    send(20)
+    source.commit(ends)
+    assert asked_at(8_000) == {f"{topic}/0": 6_000, f"{topic}/1": 4_000}, "/1 has what was there at 4_000"
+    assert asked_at(8_500) == {f"{topic}/0": 6_000, f"{topic}/1": 4_000}, "not asked again so soon"
+    for each in (sink, source, progress):
+        each.close()
+
+
+def test_a_broker_that_is_away_lets_nobody_get_further() -> None:
+    config = KafkaConfig(
+        bootstrap_servers=f"127.0.0.1:{free_port()}", request_timeout_ms=1_000, bootstrap_timeout_ms=1_000
+    )
+    progress = GroupProgress(config, group="g", topics=["t"], clock=ManualClock(1_000))
+    assert progress() == {}

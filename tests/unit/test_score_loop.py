@@ -1,5 +1,6 @@
 """The score loop loses nothing: an offset is committed when its results are acknowledged, never before."""
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -161,6 +162,24 @@ def test_nothing_is_committed_while_the_broker_does_not_acknowledge() -> None:
     assert source.commits == [{("news", 0): 1}]
 
 
+class SetBack(ManualClock):
+    """Somebody sets the wall clock back by an hour; intervals go on."""
+
+    def now_ms(self) -> int:
+        return super().now_ms() - 3_600_000
+
+
+def test_a_wall_clock_that_is_set_back_stops_nothing() -> None:
+    loop, source, sink, clock = build([Raw(place(0), b"$A"), Raw(place(1), b"nothing")], commit_ms=500)
+    loop.turn()
+    clock.__class__ = SetBack
+    for _ in range(5):
+        clock.advance(1)
+        loop.turn()
+    assert [m.entity for m in sink.mentions] == ["A"]
+    assert source.commits[-1] == {("news", 0): 2}
+
+
 def test_a_full_queue_pauses_the_source_and_an_empty_one_resumes_it() -> None:
     messages = [Raw(place(i), b"$A") for i in range(16)]
     loop, source, _, clock = build(messages, queue_documents_max=4, batch_documents_max=2, poll_messages_max=16)
@@ -169,6 +188,48 @@ def test_a_full_queue_pauses_the_source_and_an_empty_one_resumes_it() -> None:
     for _ in range(10):
         clock.advance(1)
         loop.turn()
+    assert not source.paused
+
+
+class Stuck(FakeJudge):
+    """A model that does not answer until it is let go."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+
+    def judge(
+        self, documents: Sequence[tuple[Document, tuple[LinkedEntity, ...]]], *, now_ms: int
+    ) -> Sequence[Sequence[ScoredMention]]:
+        self.go.wait(60)
+        return super().judge(documents, now_ms=now_ms)
+
+
+def test_polling_goes_on_and_nothing_piles_up_however_long_the_model_takes() -> None:
+    """Ten minutes at one turn a second: the group keeps us, and no more is held than the queue may hold."""
+    source, sink, clock, judge = FakeSource([]), FakeSink(), ManualClock(), Stuck()
+    source.messages = [Raw(place(i), b"$A %d" % i) for i in range(500)]
+    policy = ScorePolicy(queue_documents_max=20, batch_documents_max=5, poll_messages_max=10, model_wait_s=0.0)
+    polls = []
+    loop = ScoreLoop(
+        source=source,
+        sink=sink,
+        reader=FakeReader(),
+        judge=judge,
+        clock=clock,
+        policy=policy,
+        seen=polls.append,
+    )
+    held = []
+    for _ in range(600):
+        loop.turn()
+        held.append(loop._offsets.in_flight)
+        clock.advance(1)
+    assert polls.count("poll") == 600
+    assert max(held) == 30, "two batches with the model, a full queue of 20"
+    judge.go.set()
+    while len(sink.mentions) < 500:
+        loop.turn()
+        clock.advance(1)
     assert not source.paused
 
 

@@ -1,6 +1,6 @@
 """The watch loop: a batch is written whole or not at all, a repeat changes nothing, a zombie writes nothing."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,17 +95,23 @@ def store(tmp_path: Path) -> Iterator[Store]:
     opened.close()
 
 
-def build(store: Store, *, metrics: Metrics | None = None, **policy: int) -> tuple[WatchLoop, FakeSource, ManualClock]:
+def build(
+    store: Store,
+    upstream: Callable[[], Mapping[str, int]] | None = None,
+    *,
+    metrics: Metrics | None = None,
+    **policy: int,
+) -> tuple[WatchLoop, FakeSource, ManualClock]:
     source, clock = FakeSource(store), ManualClock(NOW_MS)
     loop = WatchLoop(
         source=source,
         store=store,
         cores=CoreMaker(rules=RULES, names={}, partitions=1),
-        receivers=[],
         topic_mentions=PARTITION[0],
         clock=clock,
         policy=WatchLoopPolicy(**policy),
         metrics=metrics,
+        upstream=upstream,
     )
     return loop, source, clock
 
@@ -191,6 +197,44 @@ def test_a_zombie_is_fenced_and_goes_on_from_what_the_other_wrote(store: Store) 
     assert written(store) == (11, 11, 8)
 
 
+def test_what_lies_behind_the_stored_offset_does_not_move_it_back(store: Store) -> None:
+    """A batch fetched before a seek took effect: known already, and shorter than what is stored."""
+    loop, source, _ = build(store, batch_mentions_max=2)
+    source.add(*(mention(n) for n in range(10)))
+    while loop.turn():
+        pass
+    source.position = 3
+    loop.turn()
+    assert written(store)[:2] == (10, 10)
+
+
+class Settable(ManualClock):
+    """A wall clock that can be set; intervals don't notice."""
+
+    offset_ms = 0
+
+    def now_ms(self) -> int:
+        return super().now_ms() + self.offset_ms
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_wall_clock_that_is_set_makes_nothing_late_or_early(store: Store, hours: int) -> None:
+    """Live, each story is heard when it is told; in the middle somebody sets the clock, and event time takes no notice."""
+    loop, source, clock = build(store)
+    clock._now_ms = START_MS
+    clock.__class__ = Settable
+    for number in range(20):
+        if number == 10:
+            clock.offset_ms = hours * 3_600_000  # type: ignore[attr-defined]
+        source.add(mention(number))
+        loop.turn()
+        clock.advance(10)
+        loop.turn()  # an idle tick: nothing to read for longer than `idle_tick_s`
+        clock.advance(50)
+    assert written(store)[:2] == (20, 20)
+    assert len(store.mentions_since(0, 0)) == 20, "none is late, none is from the future"
+
+
 def test_a_restart_at_any_point_gives_the_same_buckets(store: Store, tmp_path: Path) -> None:
     source_log = [mention(n) for n in range(30)]
     for step in (1, 7):
@@ -222,6 +266,39 @@ def test_a_lost_partition_is_forgotten_and_read_back_when_it_returns(store: Stor
     source.add(*(mention(n) for n in range(10, 20)))
     loop.turn()
     assert written(store) == (20, 20, 17)
+
+
+def test_silence_behind_a_backlog_is_no_silence(store: Store) -> None:
+    """Nobody speaks in our topic, but score has not read the raw topics yet: event time stands until it has."""
+    settled = {"news/0": 0, "social/0": 0}
+    loop, source, clock = build(store, upstream=lambda: settled)
+    source.add(*(mention(n) for n in range(10)))
+    loop.turn()
+    assert written(store) == (10, 10, 7)
+    clock.advance(600)
+    loop.turn()
+    settled["news/0"] = clock.now_ms()
+    loop.turn()
+    assert written(store) == (10, 10, 7), "social/0 may still hold an older story"
+    settled["social/0"] = clock.now_ms()
+    clock.advance(60)
+    loop.turn()
+    clock.advance(600)
+    settled |= dict.fromkeys(settled, clock.now_ms())
+    loop.turn()
+    assert written(store) == (10, 10, 10)
+
+
+def test_a_purge_that_was_not_all_goes_on(store: Store) -> None:
+    loop, source, clock = build(store, retention_ms=60_000, purge_rows_max=2)
+    source.add(*(mention(n) for n in range(10)))
+    loop.turn()
+    left = [store.counts().mentions]
+    for _ in range(3):
+        clock.advance(6)
+        loop.turn()
+        left.append(store.counts().mentions)
+    assert left == [8, 6, 4, 4], "what is older than a minute before the watermark, two rows at a time"
 
 
 def test_how_far_behind_we_are_is_told(store: Store) -> None:

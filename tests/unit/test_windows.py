@@ -37,6 +37,19 @@ def test_a_silent_origin_lets_the_others_go_when_it_counts_as_idle() -> None:
     assert mark.value_ms == 99_000
 
 
+def test_an_origin_with_a_backlog_before_us_is_not_idle() -> None:
+    """Nothing came from social/0, but nobody has read it to its end either: its silence is not known yet."""
+    mark = Watermark(policy=POLICY)
+    mark.observe("news/0", 5_000, now_ms=5_000)
+    mark.observe("social/0", 6_000, now_ms=6_000)
+    mark.settle({"news/0": 99_000, "social/0": 20_000})
+    mark.observe("news/0", 100_000, now_ms=100_000)
+    assert mark.value_ms == 5_000, "6_000 of social/0 less the lateness"
+    mark.settle({"news/0": 99_000, "social/0": 36_000})
+    mark.observe("news/0", 101_000, now_ms=101_000)
+    assert mark.value_ms == 100_000
+
+
 def test_an_event_from_the_future_moves_nothing() -> None:
     mark = Watermark(policy=POLICY)
     assert mark.observe("news/0", 99_000, now_ms=1_000) is Arrival.FUTURE

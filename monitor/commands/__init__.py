@@ -1,0 +1,1 @@
+"""Groups of commands and their bodies, one file each; `monitor.cli` registers them."""

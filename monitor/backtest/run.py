@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -12,13 +13,15 @@ from kafka.partitioner.default import murmur2
 
 from monitor.alerting import Rules, Told, Verdict, page_history
 from monitor.clock import to_rfc3339
-from monitor.loops.core import Outcome, PartitionCore, WatchPolicy
+from monitor.loops.core import Fate, Outcome, PartitionCore, WatchPolicy
 from monitor.records import Alert, AlertTransition, Notice, ScoredMention
 from monitor.windows import BucketRow
 
 DAY_MS = 86_400_000
 BATCH = 1_000
 STORM = 4  # alerts in one hour
+STRAY_MS = 30 * DAY_MS
+STRAYS_MAX = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,8 +127,10 @@ def run_backtest(
     """Fold a history in the order of event time; twice the same mention counts once, as in the database."""
     policy = WatchPolicy.of(rules, partitions=partitions)
     cores: dict[int, PartitionCore] = {}
-    by_id = {mention.id: mention for mention in mentions}
-    ordered = sorted(by_id.values(), key=lambda m: (m.published_at_ms, m.id))
+    by_id: dict[str, ScoredMention] = {}
+    for mention in mentions:
+        by_id.setdefault(mention.id, mention)
+    ordered, strays = _without_strays(sorted(by_id.values(), key=lambda m: (m.published_at_ms, m.id)))
     where: dict[str, int] = {}
     outcomes: list[Outcome] = []
     for start in range(0, len(ordered), BATCH):
@@ -148,7 +153,7 @@ def run_backtest(
     latest: dict[str, Alert] = {}
     for each in transitions:
         latest[each.alert.id] = each.alert
-    counts: Counter[str] = Counter()
+    counts: Counter[str] = Counter(strays)
     for core in cores.values():
         counts.update(core.counts)
     return BacktestResult(
@@ -159,11 +164,24 @@ def run_backtest(
         notices=_latest(notice for outcome in outcomes for notice in outcome.notices),
         told=page_history(transitions, rules=rules, sectors=sectors),
         counts={str(key): value for key, value in counts.items()},
-        mentions=len(ordered),
+        mentions=len(ordered) + sum(strays.values()),
         entities=len(where),
         first_ms=ordered[0].published_at_ms if ordered else None,
         last_ms=ordered[-1].published_at_ms if ordered else None,
     )
+
+
+def _without_strays(ordered: list[ScoredMention]) -> tuple[list[ScoredMention], dict[str, int]]:
+    """A history has no clock to say what is too old or not yet: a few items beyond a month of silence at either end are.
+
+    One mistyped year would otherwise stretch the history by it. They have the fates that they would have had live.
+    """
+    few = min(STRAYS_MAX, (len(ordered) + 80) // 100)  # none among fewer than twenty
+    gaps = [b.published_at_ms - a.published_at_ms > STRAY_MS for a, b in pairwise(ordered)]
+    head = max((at + 1 for at in range(min(few, len(gaps))) if gaps[at]), default=0)
+    tail = max((at + 1 for at in range(min(few, len(gaps))) if gaps[-1 - at]), default=0)
+    fates = {str(Fate.LATE): head, str(Fate.FUTURE): tail}
+    return ordered[head : len(ordered) - tail], {fate: count for fate, count in fates.items() if count}
 
 
 def _latest(notices: Iterable[Notice]) -> tuple[Notice, ...]:

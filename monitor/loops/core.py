@@ -456,8 +456,10 @@ class PartitionCore:
             ear = entity.ears[mention.channel] = _Ear(self._lengths_ms, self._novelty, self._chorus)
         at_ms, author, channel = mention.published_at_ms, mention.author, mention.channel
         share = self._shares.hear(at_ms, channel, mention.source)
-        newcomer = author is not None and self._newcomers.hear(at_ms, author)
-        strangers = self._strangers.hear(at_ms, channel, "new" if newcomer else "known")
+        newcomer, strangers = False, 0.0
+        if author is not None:
+            newcomer = self._newcomers.hear(at_ms, author)
+            strangers = self._strangers.hear(at_ms, channel, "new" if newcomer else "known")
         heard, fresh, spoken, crowd = ear.novelty.hear(at_ms, mention.text, author, None)
         copy = heard.root is not heard
         echo = newcomer and ear.chorus.is_echo(mention.text, copy=copy, crowd=crowd, spoken=spoken)

@@ -324,6 +324,7 @@ class WatchLoop:
         self.counts.transitions += len(outcome.transitions)
         for fate in fates.values():
             self._metrics.count("watch_mentions_total", label=str(fate))
+        self._report_clocks([(m, fates[m.id]) for m, _ in fresh if fates[m.id] in (Fate.LATE, Fate.FUTURE)], now_ms)
         for transition in outcome.transitions:
             self._metrics.count("watch_transitions_total", label=transition.change)
         for notice in outcome.notices:
@@ -340,6 +341,15 @@ class WatchLoop:
                 direction=transition.alert.direction,
                 reason=transition.reason,
             )
+
+    def _report_clocks(self, off: Sequence[tuple[ScoredMention, Fate]], now_ms: int) -> None:
+        """Which sources came late or ahead of their time, and by how much: one line a source and batch."""
+        by_source: dict[tuple[str, Fate], list[int]] = {}
+        for mention, fate in off:
+            by_source.setdefault((mention.source, fate), []).append(mention.published_at_ms - now_ms)
+        for (source, fate), ahead_ms in sorted(by_source.items()):
+            middle_s = round(sorted(ahead_ms)[len(ahead_ms) // 2] / 1000)
+            log.warning("watch.off_time", source=source[:80], fate=str(fate), count=len(ahead_ms), ahead_s=middle_s)
 
     def _report(self, notice: Notice) -> None:
         """Count what is new of a brigade, and tell its beginning."""

@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requi
 ARGS ?=
 STREAM ?=
 
-.PHONY: install demo test check unit services lock bench chaos clean
+.PHONY: install demo test check unit services lock bench chaos simulate fuzz clean
 
 install: $(VENV)/.installed-all  ## everything for developing: training, console, tests
 
@@ -41,6 +41,18 @@ chaos: $(VENV)/.installed-all services  ## SIGKILL under load, KILLS=200 SEED=7;
 	$(BIN)/tapewatch chaos --kills $(KILLS) --seed $(SEED) --json
 	@if [ -n "$$KAFKA_HOME" ]; then $(BIN)/python -m tests.chaos --kills $(KILLS) --seed $(SEED); \
 		else echo "KAFKA_HOME is not set: the embedded broker alone was used"; fi
+
+SEEDS ?= 300
+STEPS ?= 150
+
+simulate: $(VENV)/.installed-all  ## the loops in a world of faults, SEED=7 SEEDS=300 STEPS=150; a seed that fails tells how to repeat it
+	$(BIN)/python -m tests.simulation --seed $(SEED) --seeds $(SEEDS) --steps $(STEPS)
+
+FUZZ_SECONDS ?= 600
+
+fuzz: $(VENV)/.installed-all  ## what strangers send us under a coverage-guided fuzzer, FUZZ_SECONDS=600 SEED=7
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(PIP) -e '.[fuzz]'
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS) --seed $(SEED)
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "tapewatch needs Python 3.11 or newer; say make PYTHON=/path/to/python3.11" >&2; exit 2; }

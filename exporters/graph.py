@@ -20,7 +20,7 @@ from exporters.network import Network, ServedNetwork, output_names
 
 INPUTS = ("input_ids", "attention_mask", "mention_document", "mention_mask")
 OPSET = 17
-_AXES = {
+_AXES: dict[str, dict[int, str]] = {
     "input_ids": {0: "documents", 1: "tokens"},
     "attention_mask": {0: "documents", 1: "tokens"},
     "mention_document": {0: "mentions"},
@@ -37,6 +37,9 @@ _AXES = {
 def export_graph(network: Network, path: Path) -> None:
     """Write the fused fp32 graph. Raises ExportError when a BERT encoder's layers were not all fused."""
     outputs = output_names(network.spec)
+    odd = [name for name in outputs if not name.isidentifier() or not name.isascii()]
+    if odd:
+        raise ExportError(f"names: {odd[0]} can't name an output; call the recipe's heads by letters, digits and _")
     served = ServedNetwork(network).eval()  # on the outermost module, or a dropout stays in the graph
     plain = path.with_suffix(".plain.onnx")
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
@@ -47,7 +50,7 @@ def export_graph(network: Network, path: Path) -> None:
             str(plain),
             input_names=list(INPUTS),
             output_names=outputs,
-            dynamic_axes={name: _AXES[name] for name in (*INPUTS, *outputs)},
+            dynamic_axes={name: axes_of(name) for name in (*INPUTS, *outputs)},
             opset_version=OPSET,
             dynamo=False,
         )
@@ -55,6 +58,12 @@ def export_graph(network: Network, path: Path) -> None:
         _fuse(plain, path, network)
     finally:
         plain.unlink(missing_ok=True)
+
+
+def axes_of(name: str) -> dict[int, str]:
+    """Axis number → name, of whatever may change from batch to batch; a convention's head has those of the served one."""
+    plain = next((one for one in ("document_logits", "mention_logits") if name.startswith(f"{one}_")), name)
+    return dict(_AXES[plain])
 
 
 def sample(network: Network, *, documents: int = 3, tokens: int = 12, seed: int = 0) -> tuple[torch.Tensor, ...]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 NETWORK_FILE, WEIGHTS_FILE, TOKENIZER_FILE = "network.json", "model.safetensors", "tokenizer.json"
 SENTIMENT = ("negative", "neutral", "positive")
 EVIDENCE = ("O", "B", "I")
+CONVENTION_TASKS = ("document", "mention")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +108,7 @@ class Network(nn.Module):
 
 
 class ServedNetwork(nn.Module):
-    """The network as the graph shows it: one head a task, a fixed tuple of outputs in the order of `output_names`."""
+    """The network as the graph shows it: a fixed tuple of outputs in the order of `output_names`."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -118,19 +119,19 @@ class ServedNetwork(nn.Module):
     ) -> tuple[Tensor, ...]:
         spec = self.network.spec
         answers = self.network(input_ids, attention_mask, mention_document, mention_mask)
-        served = {
-            "document_logits": answers["document"].get(spec.serve_document),
-            "mention_logits": answers["mention"].get(spec.serve_mention),
+        found = {
             "topic_logits": answers.get("topic"),
             "event_logits": answers.get("events"),
             "evidence_logits": answers.get("evidence"),
             "embedding": answers["embedding"],
         }
-        return tuple(served[name] for name in output_names(spec))
+        for task in CONVENTION_TASKS:
+            found |= {output_of(spec, task, head): logits for head, logits in answers[task].items()}
+        return tuple(found[name] for name in output_names(spec))
 
 
 def output_names(spec: NetworkSpec) -> list[str]:
-    """The outputs of the exported graph: those of the heads that there are, and the embedding."""
+    """The outputs of the exported graph: what service asks for, then the heads of the other conventions."""
     there = {
         "document_logits": bool(spec.serve_document),
         "mention_logits": bool(spec.serve_mention),
@@ -139,7 +140,16 @@ def output_names(spec: NetworkSpec) -> list[str]:
         "evidence_logits": spec.evidence,
         "embedding": True,
     }
-    return [name for name, present in there.items() if present]
+    served = [name for name, present in there.items() if present]
+    every = [output_of(spec, "document", head) for head in spec.document_heads]
+    every += [output_of(spec, "mention", head) for head in spec.mention_heads]
+    return served + [name for name in every if name not in served]
+
+
+def output_of(spec: NetworkSpec, task: str, head: str) -> str:
+    """The output that a head of a convention answers on; the served one's is plainly `document_logits` or `mention_logits`."""
+    served = spec.serve_document if task == "document" else spec.serve_mention
+    return f"{task}_logits" if head == served else f"{task}_logits_{head}"
 
 
 def save_run(folder: Path, network: Network, tokenizer_json: Path) -> None:

@@ -11,6 +11,7 @@ import io
 import logging
 import tempfile
 import warnings
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,12 @@ def to_fp16(source: Path, out: Path) -> None:
     out.write_bytes(half.SerializeToString(deterministic=True))
 
 
-def to_int8(source: Path, out: Path) -> None:
-    """Dynamic quantisation of every matrix product, weights per channel; activations are measured as they come."""
+def to_int8(source: Path, out: Path, *, ranges: Mapping[str, tuple[float, float]] | None = None) -> None:
+    """Every matrix product on int8 weights, per channel.
+
+    `ranges`: of the activations, for fixed scales; then a text's score does not hang on its neighbours in a batch. Without
+    them the activations of each batch are measured as they come.
+    """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     model = onnx.load(str(source))
@@ -76,7 +81,48 @@ def to_int8(source: Path, out: Path) -> None:
             op_types_to_quantize=["MatMul", "Attention", "Gemm"],
             extra_options={"DefaultTensorType": TensorProto.FLOAT, "MatMulConstBOnly": True},
         )
-        out.write_bytes(onnx.load(str(quantised)).SerializeToString(deterministic=True))
+        made = onnx.load(str(quantised))
+    if ranges:
+        _fix_scales(made, ranges)
+    out.write_bytes(made.SerializeToString(deterministic=True))
+
+
+def _fix_scales(model: Any, ranges: Mapping[str, tuple[float, float]]) -> None:
+    """What measured a tensor's range in each batch becomes a quantisation by a constant scale and zero point (uint8)."""
+    graph, nodes = model.graph, []
+    for node in graph.node:
+        if node.op_type != "DynamicQuantizeLinear" or node.input[0] not in ranges:
+            nodes.append(node)
+            continue
+        low, high = min(0.0, ranges[node.input[0]][0]), max(0.0, ranges[node.input[0]][1])
+        scale = max(high - low, 1e-6) / 255
+        quantised, scale_name, zero_name = node.output
+        graph.initializer.append(numpy_helper.from_array(np.array(scale, dtype=np.float32), scale_name))
+        graph.initializer.append(numpy_helper.from_array(np.array(round(-low / scale), dtype=np.uint8), zero_name))
+        inputs = [node.input[0], scale_name, zero_name]
+        nodes.append(helper.make_node("QuantizeLinear", inputs, [quantised], name=node.name))
+    copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)
+
+
+def drop_outputs(source: Path, out: Path, names: Collection[str]) -> None:
+    """The same graph without these outputs, and without whatever no other output needs."""
+    model = onnx.load(str(source))
+    graph = model.graph
+    outputs = [output for output in graph.output if output.name not in names]
+    needed = {output.name for output in outputs}
+    nodes = []
+    for node in reversed(graph.node):  # nodes stand in the order of computation
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            nodes.append(node)
+    initializers = [tensor for tensor in graph.initializer if tensor.name in needed]
+    for field, kept in ((graph.output, outputs), (graph.node, reversed(nodes)), (graph.initializer, initializers)):
+        copies = [type(one).FromString(one.SerializeToString()) for one in kept]
+        del field[:]
+        field.extend(copies)
+    out.write_bytes(model.SerializeToString(deterministic=True))
 
 
 def _fold(model: Any) -> None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import socket
+import ssl
 import sys
 import threading
 import uuid
@@ -25,9 +27,10 @@ import structlog
 from monitor.clock import Clock, SystemClock
 from monitor.errors import Fatal, Rejectable, Retryable
 from monitor.records import Channel, DeadLetter, Place, ScoredMention
-from monitor.settings import Settings, load_settings, secret
-from monitor.supervisor import Supervisor
-from monitor.telemetry import Health, Metrics, TelemetryServer
+from monitor.service import Orders, checked, live
+from monitor.settings import Settings, load_settings, secret, url_secrets
+from monitor.supervisor import RestartPolicy, Supervisor
+from monitor.telemetry import Caretaker, Health, Metrics, Notifier, TelemetryServer, configure_logs
 
 if TYPE_CHECKING:
     from monitor.alerting import Rules
@@ -43,6 +46,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 ROLES = ("score", "watch", "deliver")
+POLL_S = 60.0  # a poll may be late by a slow batch or a retry, never by minutes
+MODEL_S = 120.0  # the longest that one batch may take before the model counts as stuck
 T = TypeVar("T")
 
 
@@ -71,8 +76,9 @@ def faults_of(settings: Settings) -> list[str]:
     checks: tuple[Callable[[], object], ...] = (
         lambda: load_watchlist(settings.watchlist.path),
         lambda: load_rules(settings.rules.path),
-        lambda: load_bundle(settings.bundle.path),
+        lambda: load_bundle(settings.bundle.path, trusted=settings.bundle.trusted_keys),
         lambda: receivers_of(settings),
+        lambda: check_kafka(settings),
         lambda: database_url(settings),
     )
     faults: list[str] = []
@@ -115,8 +121,23 @@ def kafka_config(settings: Settings, *, role: str) -> KafkaConfig:
         sasl_mechanism=kafka.sasl_mechanism,
         sasl_username=kafka.sasl_username,
         sasl_password=password,
+        ssl_password=secret(
+            file=kafka.ssl_key_password_file, env=kafka.ssl_key_password_env, what="kafka.ssl_key_password"
+        ),
         settle_ms=kafka.settle_ms,
     )
+
+
+def secrets_of(settings: Settings) -> tuple[str, ...]:
+    """Everything that must never be shown: passwords, signing secrets, URLs that hold tokens, the database's password."""
+    kafka = settings.kafka
+    named = [
+        secret(file=kafka.sasl_password_file, env=kafka.sasl_password_env, what="kafka.sasl_password"),
+        secret(file=kafka.ssl_key_password_file, env=kafka.ssl_key_password_env, what="kafka.ssl_key_password"),
+        *(one for receiver in receivers_of(settings) for one in (*receiver.secrets, *url_secrets(receiver.url))),
+        *url_secrets(database_url(settings)),
+    ]
+    return tuple(dict.fromkeys(one for one in named if one))
 
 
 def group_of(settings: Settings, role: str) -> str:
@@ -124,46 +145,99 @@ def group_of(settings: Settings, role: str) -> str:
     return f"{settings.kafka.group_prefix}-{role}"
 
 
+def check_kafka(settings: Settings) -> None:
+    """Raises Fatal for certificates, keys and passwords that can't be used: trying again would not mend them."""
+    config = kafka_config(settings, role="check")
+    if "SSL" not in config.security_protocol:
+        return
+    context = ssl.create_default_context()
+    try:
+        if config.ssl_cafile:
+            context.load_verify_locations(config.ssl_cafile)
+    except (OSError, ssl.SSLError) as err:
+        raise Fatal(f"kafka.ssl_cafile: {config.ssl_cafile} can't be read as PEM ({type(err).__name__})") from err
+    try:
+        if config.ssl_certfile:
+            # A password that is not asked for would be; without one, a locked key must not ask at a terminal.
+            context.load_cert_chain(config.ssl_certfile, config.ssl_keyfile, password=config.ssl_password or "")
+    except (OSError, ssl.SSLError, ValueError) as err:
+        raise Fatal(
+            f"kafka.ssl_certfile, ssl_keyfile: {config.ssl_certfile} and its key can't be used ({type(err).__name__}); "
+            "PEM files, and kafka.ssl_key_password_file for a locked key"
+        ) from err
+
+
 def receivers_of(settings: Settings) -> tuple[Receiver, ...]:
     """Each with its secrets, the current one first."""
     return tuple(_receiver(receiver) for receiver in settings.receivers)
 
 
-def run_all(settings: Settings, config: Path, stop: threading.Event) -> int:
-    """Every configured role as a process of its own; returns the exit code."""
-    faults = faults_of(settings)
-    if faults:
+def usable(config: Path) -> Settings:
+    """The configuration with everything it names. Raises Fatal with every fault."""
+    settings = load_settings(config)
+    if faults := faults_of(settings):
         raise Fatal(f"{config}: {len(faults)} fault(s)", faults=tuple(faults))
+    return settings
+
+
+def run_all(settings: Settings, config: Path, orders: Orders) -> int:
+    """Every configured role as a process of its own; returns the exit code. A reload is checked here, then passed on."""
+    usable(config)
     command = [sys.executable, "-m", "monitor.cli", "run", "--config", str(config), "--role"]
+    roles = settings.service.roles
     supervisor = Supervisor(
-        {role: [*command, role] for role in settings.service.roles},
+        {role: [*command, role] for role in roles},
         clock=SystemClock(),
         drain_s=settings.service.drain_s + 2.0,
+        policy=RestartPolicy(watchdog_s=settings.service.watchdog_s),
+        notifier=Notifier.of(os.environ, pid=os.getpid()),
     )
-    return supervisor.run(stop)
+
+    def again() -> Settings:
+        fresh = usable(config)
+        if fresh.service != settings.service:
+            raise Fatal(f"{config}: [service] is read at the start only; restart to change it")
+        return fresh
+
+    def between() -> None:
+        if orders.reload.is_set():
+            orders.reload.clear()
+            if checked(again) is not None:
+                supervisor.forward(signal.SIGHUP)
+
+    return supervisor.run(orders.stop, between=between)
 
 
-def run_role(settings: Settings, role: str, stop: threading.Event) -> int:
-    """One role until `stop`; returns the exit code. Fatal passes through, with its own code."""
+def run_role(settings: Settings, role: str, config: Path, orders: Orders) -> int:
+    """One role until told to stop; returns the exit code. Fatal passes through, with its own code."""
     runners = {"score": _run_score, "watch": _run_watch, "deliver": _run_deliver}
     if role not in runners:
         raise Fatal(f"--role {role}: no such role; one of {', '.join(runners)}")
     structlog.contextvars.bind_contextvars(role=role)
-    log.info("role.started", pid=os.getpid())
-    runners[role](settings, stop, SystemClock())
+    notifier, clock = Notifier.of(os.environ, pid=os.getpid()), SystemClock()
+
+    def work(current: Settings, halt: threading.Event) -> None:
+        configure_logs(current.telemetry.log_format, current.telemetry.log_level, secrets=secrets_of(current))
+        log.info("role.started", pid=os.getpid())
+        runners[role](current, halt, clock, notifier)
+
+    live(settings, work=work, read=lambda: usable(config), orders=orders, notifier=notifier, clock=clock)
     log.info("role.stopped")
     return 0
 
 
-def _run_score(settings: Settings, stop: threading.Event, clock: Clock) -> None:
-    """Raw topics → linker → model → topic mentions."""
+def _run_score(settings: Settings, stop: threading.Event, clock: Clock, notifier: Notifier) -> None:
+    """Raw topics → linker → model → topic mentions. The database keeps only which messages were begun."""
     from monitor.intake.kafka import KafkaSink, KafkaSource, ensure_topics
     from monitor.linking import load_watchlist
+    from monitor.loops.attempts import AttemptGuard
     from monitor.loops.score import ScoreLoop, ScorePolicy
     from monitor.store import Store
 
     with ExitStack() as stack:
-        parts = Parts.start(stack, settings, "score", settings.score.telemetry_port, clock)
+        parts = Parts.start(
+            stack, settings, "score", settings.score.telemetry_port, clock, notifier, limits_s={"model": MODEL_S}
+        )
         watchlist = load_watchlist(settings.watchlist.path)
         scorer = make_scorer(settings)
         kafka, config = settings.kafka, kafka_config(settings, role="score")
@@ -199,23 +273,25 @@ def _run_score(settings: Settings, stop: threading.Event, clock: Clock) -> None:
             ),
             seen=parts.beat,
             metrics=parts.metrics,
+            attempts=AttemptGuard(store, owner=_process_name(), clock=clock),
         )
         loop.run(stop, drain_s=settings.service.drain_s)
 
 
-def _run_watch(settings: Settings, stop: threading.Event, clock: Clock) -> None:
+def _run_watch(settings: Settings, stop: threading.Event, clock: Clock, notifier: Notifier) -> None:
     """Topic mentions → windows → alerts, in the database."""
     from monitor.alerting import load_rules
     from monitor.intake.kafka import KafkaSource, ensure_topics
     from monitor.intake.progress import GroupProgress
     from monitor.linking import load_watchlist
+    from monitor.loops.paging import Paging
     from monitor.loops.watch import WatchLoop, WatchLoopPolicy
     from monitor.store import Store
 
     with ExitStack() as stack:
-        parts = Parts.start(stack, settings, "watch", settings.watch.telemetry_port, clock)
+        parts = Parts.start(stack, settings, "watch", settings.watch.telemetry_port, clock, notifier)
         rules = load_rules(settings.rules.path)
-        names = load_watchlist(settings.watchlist.path).names()
+        watchlist = load_watchlist(settings.watchlist.path)
         store = _when_there(lambda: Store.open(database_url(settings)), stop)
         if store is None:
             return
@@ -244,8 +320,16 @@ def _run_watch(settings: Settings, stop: threading.Event, clock: Clock) -> None:
         loop = WatchLoop(
             source=source,
             store=store,
-            cores=CoreMaker(rules=rules, names=names, partitions=kafka.partitions),
-            receivers=receivers_of(settings),
+            cores=CoreMaker(rules=rules, names=watchlist.names(), partitions=kafka.partitions),
+            paging=Paging(
+                store=store,
+                rules=rules,
+                sectors={company.symbol: company.sector for company in watchlist.companies},
+                receivers=receivers_of(settings),
+                topic_mentions=kafka.topic_mentions,
+                clock=clock,
+                metrics=parts.metrics,
+            ),
             topic_mentions=kafka.topic_mentions,
             clock=clock,
             policy=WatchLoopPolicy(
@@ -261,30 +345,39 @@ def _run_watch(settings: Settings, stop: threading.Event, clock: Clock) -> None:
         loop.run(stop)
 
 
-def _run_deliver(settings: Settings, stop: threading.Event, clock: Clock) -> None:
+def _run_deliver(settings: Settings, stop: threading.Event, clock: Clock, notifier: Notifier) -> None:
     """The outbox → receivers."""
     from monitor.delivery import WebhookReceiver
     from monitor.loops.deliver import DeliverLoop, DeliverLoopPolicy
     from monitor.store import Store
 
     with ExitStack() as stack:
-        parts = Parts.start(stack, settings, "deliver", settings.deliver.telemetry_port, clock)
+        receivers = [WebhookReceiver(receiver) for receiver in receivers_of(settings)]
+        parts = Parts.start(
+            stack,
+            settings,
+            "deliver",
+            settings.deliver.telemetry_port,
+            clock,
+            notifier,
+            limits_s={f"receiver {receiver.name}": POLL_S + receiver.timeout_s for receiver in receivers},
+        )
         store = _when_there(lambda: Store.open(database_url(settings)), stop)
         if store is None:
             return
         stack.callback(store.close)
         loop = DeliverLoop(
             store=store,
-            receivers=[WebhookReceiver(receiver) for receiver in receivers_of(settings)],
+            receivers=receivers,
             clock=clock,
             policy=DeliverLoopPolicy(poll_ms=settings.deliver.poll_ms),
-            owner=f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}",
+            owner=_process_name(),
             rng=random.Random(),  # noqa: S311 - jitter, not a secret
             seen=parts.beat,
             count=lambda outcome: parts.metrics.count("deliver_attempts_total", label=str(outcome)),
             oldest_s=lambda seconds: parts.metrics.gauge("deliver_oldest_pending_seconds", seconds),
         )
-        loop.run(stop)
+        loop.run(stop, drain_s=settings.service.drain_s * 0.8)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -296,9 +389,19 @@ class Parts:
     clock: Clock
 
     @classmethod
-    def start(cls, stack: ExitStack, settings: Settings, role: str, port: int, clock: Clock) -> Parts:
-        # A poll may be late by a slow batch or a retry, never by minutes.
-        parts = cls(metrics=Metrics(), health=Health({"poll": 60.0}), clock=clock)
+    def start(
+        cls,
+        stack: ExitStack,
+        settings: Settings,
+        role: str,
+        port: int,
+        clock: Clock,
+        notifier: Notifier,
+        *,
+        limits_s: Mapping[str, float] | None = None,
+    ) -> Parts:
+        """`limits_s`: how old the last sign of life of each part may be, beside that of polling."""
+        parts = cls(metrics=Metrics(), health=Health({"poll": POLL_S, **(limits_s or {})}), clock=clock)
         server = TelemetryServer(
             host=settings.telemetry.host,
             port=port,
@@ -308,6 +411,7 @@ class Parts:
             clock=clock,
         )
         stack.callback(server.close)
+        stack.callback(Caretaker(notifier, parts.health, clock).start().close)
         return parts
 
     def beat(self, part: str) -> None:
@@ -392,15 +496,18 @@ class CoreMaker:
         )
 
 
-def make_scorer(settings: Settings, bundle_folder: Path | None = None) -> Scorer:
-    """The model, warm. Raises Fatal when bundle, precision or provider are not there."""
+def make_scorer(settings: Settings, bundle_folder: Path | None = None, *, every_convention: bool = False) -> Scorer:
+    """The model, warm. Raises Fatal when bundle, precision or provider are not there.
+
+    `every_convention`: with the heads that only an evaluation asks.
+    """
     from monitor.intake import clean
     from monitor.registry import engine_file, load_bundle
     from monitor.scoring import BatchPolicy, OnnxEngine, Scorer, ScorerPolicy
 
-    bundle = load_bundle(bundle_folder or settings.bundle.path)
+    bundle = load_bundle(bundle_folder or settings.bundle.path, trusted=settings.bundle.trusted_keys)
     engine = OnnxEngine(
-        engine_file(bundle, settings.bundle.precision, settings.bundle.cache_dir),
+        engine_file(bundle, settings.bundle.precision, settings.bundle.cache_dir, every_convention=every_convention),
         provider=settings.bundle.provider,
         threads=settings.bundle.threads,
     )
@@ -562,9 +669,17 @@ def _receiver(settings: ReceiverSettings) -> Receiver:
         secrets=secrets,
         allow_http=settings.allow_http,
         allow_private=settings.allow_private,
+        allow_networks=settings.allow_networks,
+        ca_file=settings.ca_file,
         min_severity=settings.min_severity,
+        topics=settings.topics,
         timeout_s=settings.timeout_s,
     )
+
+
+def _process_name() -> str:
+    """Of this process alone, for leases and marks."""
+    return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
 
 def _position(store: Store, topic: str, partition: int) -> int | None:

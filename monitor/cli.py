@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -9,12 +10,14 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import typer
 
 from monitor import __version__
+from monitor.commands import desk
+from monitor.commands.models import models
 from monitor.errors import Fatal, TapewatchError
 
 if TYPE_CHECKING:
@@ -33,6 +36,9 @@ app.add_typer(deliveries, name="deliveries")
 app.add_typer(bench, name="bench")
 offsets = typer.Typer(no_args_is_help=True, help="Where the roles stand in their topics, and what is refused.")
 app.add_typer(offsets, name="offsets")
+app.add_typer(desk.silences, name="silences")
+app.add_typer(desk.alerts, name="alerts")
+app.add_typer(models, name="models")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")]
 ConfigOption = Annotated[Path, typer.Option("--config", help="The TOML file.")]
@@ -75,14 +81,20 @@ def run(
         str | None, typer.Option("--role", help="score | watch | deliver; all of them if left out.")
     ] = None,
 ) -> None:
-    """Run the service: one role, or all under one supervisor."""
+    """Run the service: one role, or all under one supervisor. SIGTERM ends it in order, SIGHUP reads the file again."""
     from monitor.app import run_all, run_role
+    from monitor.service import Orders
     from monitor.settings import load_settings
 
     settings = load_settings(config)
     _logs(settings)
-    with _stopped_by_signals() as stop:
-        code = run_all(settings, config, stop) if role is None else run_role(settings, role, stop)
+    with _stopped_by_signals() as stop, _reloaded_by_signal() as reload:
+        orders = Orders(stop, reload)
+        code = run_all(settings, config, orders) if role is None else run_role(settings, role, config, orders)
+    if any(thread.name.startswith("model") for thread in threading.enumerate()):
+        # Everything is closed. A batch in the runtime's native code can't be stopped, and Python would wait for it.
+        sys.stderr.flush()
+        os._exit(code)
     raise typer.Exit(code)
 
 
@@ -301,12 +313,43 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Fine-tune one encoder for all tasks, calibrate it, and leave everything needed to repeat it."""
+    """Fine-tune one encoder for all tasks, calibrate it, and leave everything needed to repeat it.
+
+    Several processes or GPUs: `torchrun --standalone --nproc-per-node N -m monitor.cli train …`.
+    """
     from monitor import offline
 
     with _step_progress(quiet=as_json) as progress:
-        summary = offline.train(data, out, recipe=recipe, base=base, resume=resume, progress=progress)
+        summary = offline.train(data, out, recipe=recipe, base=base, resume=resume, progress=progress, warn=_warn)
+    if summary is None:
+        return
     _print_json(summary) if as_json else typer.echo(f"{out}: {summary['validation']}")
+
+
+@app.command()
+def search(
+    data: Annotated[list[Path], typer.Option("--data", help="Labelled rows; may be given several times.")],
+    out: Annotated[Path, typer.Option("--out", help="A new folder for the best run, best.toml and search.json.")],
+    for_s: Annotated[float, typer.Option("--for", min=1, help="End within so many seconds.")],
+    recipe: Annotated[Path | None, typer.Option("--recipe", help="TOML; where the search begins.")] = None,
+    trials: Annotated[int | None, typer.Option("--trials", min=1, help="At most so many.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Search rates, decay, dropout and smoothing on the validation split alone, within a stated time."""
+    from monitor import lab
+
+    summary = lab.search(
+        data,
+        out,
+        recipe=recipe,
+        seconds_max=for_s,
+        trials_max=trials,
+        say=lambda text: typer.echo(text, err=True),
+    )
+    if as_json:
+        _print_json(summary)
+    else:
+        typer.echo(f"{summary['recipe']}: {summary['best']:.4f}, the best of {len(summary['trials'])} trials")
 
 
 @app.command()
@@ -351,12 +394,15 @@ def distil(
 def export(
     run_folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a finished training run.")],
     out: Annotated[Path, typer.Option("--out", help="The new bundle's folder.")],
+    data: Annotated[
+        list[Path] | None, typer.Option("--data", help="Calibrate and judge anew, on the rows of the training.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """A training run becomes a bundle: graph, precision, parity, manifest, card."""
-    from monitor import offline
+    from monitor import lab
 
-    summary = offline.export(run_folder, out)
+    summary = lab.export(run_folder, out, data=data or ())
     _print_json(summary) if as_json else typer.echo(f"{out}: {summary['name']}, parity {summary['parity']}")
 
 
@@ -365,18 +411,45 @@ def evaluate(
     data: Annotated[Path, typer.Option("--data", help="Labelled rows.")],
     bundle: BundleOption = None,
     before: Annotated[Path | None, typer.Option("--before", help="Another bundle, shown beside it.")] = None,
-    report: Annotated[Path | None, typer.Option("--report", help="Write an HTML page for people.")] = None,
+    fit: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--fit", help="Instead of --before: fit the untrained encoder's linear head on these rows, and show that."
+        ),
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="Write an HTML page for people, and the same as .json beside it.")
+    ] = None,
+    convention: Annotated[
+        Literal["source", "serve"],
+        typer.Option(
+            "--convention",
+            help="source: a row is judged by the head of its own source's convention, where the bundle knows the source; "
+            "serve: all rows by the head that answers in service.",
+        ),
+    ] = "source",
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
 ) -> None:
     """Precision, recall, F1, support, calibration: for whatever the file has labels."""
-    from monitor import offline
+    from monitor import lab
     from monitor.settings import load_settings
 
-    figures = offline.evaluate(load_settings(config), data, bundle=bundle, before=before, report=report)
+    figures = lab.evaluate(
+        load_settings(config),
+        data,
+        bundle=bundle,
+        convention=convention,
+        before=before,
+        fit=fit or (),
+        report=report,
+    )
     if as_json:
         _print_json(figures)
         return
+    for source, tasks in figures.pop("conventions").items():
+        said = ", ".join(f"{task} by head {v['head']} ({v['by']})" for task, v in tasks.items())
+        typer.echo(f"source {source}: {said}")
     for task, values in figures.items():
         shown = {k: round(v, 4) if isinstance(v, float) else v for k, v in values.items() if isinstance(v, int | float)}
         typer.echo(f"{task}: " + ", ".join(f"{name} {value}" for name, value in shown.items()))
@@ -391,10 +464,10 @@ def explain(
     as_json: JsonOption = False,
 ) -> None:
     """Which words pulled the judgement of a company, and what the model quotes as evidence."""
-    from monitor import offline
+    from monitor import lab
     from monitor.settings import load_settings
 
-    found = offline.explain_text(load_settings(config), text, entity=entity, bundle=bundle)
+    found = lab.explain_text(load_settings(config), text, entity=entity, bundle=bundle)
     if as_json:
         _print_json(found)
         return
@@ -403,8 +476,9 @@ def explain(
         f"{found.label}: negative {p[0]:.2f}, neutral {p[1]:.2f}, positive {p[2]:.2f}; polarity {found.mention.polarity:+.2f}"
     )
     for word in sorted(found.attributions, key=lambda a: -a.weight):
-        typer.echo(f"  {word.weight:+.3f}  {_visible(word.word, 60)}")
-    typer.echo("evidence: " + " | ".join(_visible(e.quote, 160) for e in found.mention.evidence))
+        quoted = any(word.start < e.end and word.end > e.start for e in found.mention.evidence)
+        typer.echo(f"  {word.weight:+.3f} {'“' if quoted else ' '} {_visible(word.word, 60)}")
+    typer.echo("“ evidence: " + " | ".join(_visible(e.quote, 160) for e in found.mention.evidence))
     typer.echo(f"without the heaviest fifth of the words the judgement loses {found.comprehensiveness:.2f}")
 
 
@@ -450,6 +524,44 @@ def bench_watch(
     from monitor.settings import load_settings
 
     _show(offline.bench_watch(load_settings(config), entities=entities, mentions=mentions), as_json)
+
+
+@bench.command("peers")
+def bench_peers(
+    data: Annotated[list[Path], typer.Option("--data", help="Labelled rows; may be given several times.")],
+    bundle: BundleOption = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+    as_json: JsonOption = False,
+) -> None:
+    """Against word lists, bags of words and the untrained encoder, on the test split of the same rows."""
+    from monitor import lab
+    from monitor.settings import load_settings
+
+    result = lab.peers(load_settings(config), data, bundle=bundle, say=lambda name: typer.echo(name, err=True))
+    if as_json:
+        _print_json(result)
+        return
+    for task in ("sentiment", "mentions"):
+        for name, figures in result.get(task, {}).items():
+            typer.echo(
+                f"{task:>10} {name:<24} accuracy {figures['accuracy']:.3f}  macro F1 {figures['macro_f1']:.3f}  "
+                f"n {figures['n']}"
+            )
+
+
+@bench.command("faithfulness")
+def bench_faithfulness(
+    data: Annotated[Path, typer.Option("--data", help="Labelled rows with companies.")],
+    mentions: Annotated[int, typer.Option(min=1, max=100_000, help="How many judgements to test.")] = 300,
+    bundle: BundleOption = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+    as_json: JsonOption = False,
+) -> None:
+    """Do explained words carry the judgement? By how much it falls without them, and without as many at random."""
+    from monitor import lab
+    from monitor.settings import load_settings
+
+    _show(lab.faithful(load_settings(config), data, bundle=bundle, mentions_max=mentions), as_json)
 
 
 @app.command()
@@ -505,32 +617,48 @@ def replay_dead_letters(
 def list_deliveries(
     config: ConfigOption = DEFAULT_CONFIG,
     status: Annotated[str | None, typer.Option(help="pending | delivered | failed | disabled")] = None,
+    receiver: Annotated[str | None, typer.Option(help="Only those for this receiver.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000)] = 50,
     as_json: JsonOption = False,
 ) -> None:
-    """The newest rows of the outbox."""
+    """The newest rows of the outbox, and which receivers rest or are disabled."""
+    from monitor.clock import SystemClock
+
     with _store(config) as (_, store):
-        rows = store.deliveries(limit=limit, status=status)
+        rows = store.deliveries(limit=limit, status=status, receiver=receiver)
+        states = store.receiver_states()
     if as_json:
-        _print_json({"deliveries": rows})
+        _print_json({"deliveries": rows, "receivers": states})
         return
     for row in rows:
         error = f"  {_visible(row.last_error, 120)}" if row.last_error else ""
         typer.echo(f"{row.id}  {row.receiver}  {row.change}  {row.status}  {row.attempts} tries{error}")
     typer.echo(f"{len(rows)} deliveries")
+    for state in states:
+        if state.disabled_at_ms is not None:
+            why = _visible(state.disabled_reason or "", 120)
+            typer.echo(
+                f"{state.name}: disabled since {_time(state.disabled_at_ms)}, {why}; `deliveries retry` enables it"
+            )
+        elif state.open_until_ms is not None and state.open_until_ms > SystemClock().now_ms():
+            typer.echo(f"{state.name}: rests until {_time(state.open_until_ms)}, {state.consecutive_failures} failures")
 
 
 @deliveries.command("retry")
 def retry_deliveries(
-    ids: Annotated[list[str], typer.Argument(help="Ids from `deliveries list`.")],
+    ids: Annotated[list[str] | None, typer.Argument(help="Ids from `deliveries list`.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All that failed or are disabled.")] = False,
+    receiver: Annotated[str | None, typer.Option(help="With --all: only those for this receiver.")] = None,
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
 ) -> None:
-    """Try failed or disabled deliveries again, at once and with the same id."""
+    """Try failed or disabled deliveries again, at once and with the same id; their receivers are enabled."""
     from monitor.clock import SystemClock
 
+    if bool(ids) == every or (receiver is not None and not every):
+        raise Fatal("deliveries retry: name ids from `deliveries list`, or say --all, with or without --receiver")
     with _store(config) as (_, store):
-        count = store.retry_deliveries(ids, now_ms=SystemClock().now_ms())
+        count = store.retry_deliveries(None if every else ids, now_ms=SystemClock().now_ms(), receiver=receiver)
     _print_json({"retried": count}) if as_json else typer.echo(f"{count} deliveries will be tried again")
     if not count:
         raise typer.Exit(1)
@@ -568,6 +696,16 @@ def _stopped_by_signals() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _reloaded_by_signal() -> Iterator[threading.Event]:
+    reload = threading.Event()
+    before = signal.signal(signal.SIGHUP, lambda _number, _frame: reload.set())
+    try:
+        yield reload
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @contextmanager
@@ -624,9 +762,10 @@ def _show(result: dict[str, Any], as_json: bool) -> None:
 
 
 def _logs(settings: Settings) -> None:
+    from monitor.app import secrets_of
     from monitor.telemetry import configure_logs
 
-    configure_logs(settings.telemetry.log_format, settings.telemetry.log_level)
+    configure_logs(settings.telemetry.log_format, settings.telemetry.log_level, secrets=secrets_of(settings))
 
 
 def _print_json(value: Any) -> None:

@@ -1,4 +1,4 @@
-"""Composition of the work that needs no broker: backtests, training, export, evaluation, explanation, benchmarks."""
+"""Composition of the work that needs no broker: backtests, training, benchmarks. What is asked of a model: `lab`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import msgspec
 
 from monitor.app import FileLine, make_reader, make_scorer
 from monitor.errors import Fatal, Rejectable
-from monitor.records import Document, LinkedEntity, ScoredMention, Span
+from monitor.records import Document, LinkedEntity, ScoredMention
 from monitor.settings import Settings
 
 Linked = tuple[Document, tuple[LinkedEntity, ...]]
@@ -95,19 +95,33 @@ def backtest(
 
 
 def train(
-    data: Sequence[Path], out: Path, *, recipe: Path | None, base: str | None, resume: bool, progress: Any
-) -> dict[str, Any]:
-    """Fine-tune and calibrate; the run folder then holds all that `export` needs."""
+    data: Sequence[Path],
+    out: Path,
+    *,
+    recipe: Path | None,
+    base: str | None,
+    resume: bool,
+    progress: Any,
+    warn: Callable[[str], None],
+) -> dict[str, Any] | None:
+    """Fine-tune and calibrate; the run folder then holds all that `export` needs.
+
+    Of several processes (`torchrun`), the leading one returns what was found, the others None.
+    """
     from monitor.learning.finish import finish_run
     from monitor.learning.recipe import load_recipe
     from monitor.learning.rows import read_rows
     from monitor.learning.train import train as fine_tune
+    from monitor.learning.workers import Workers
 
     chosen = load_recipe(recipe)
     if base is not None:
         chosen = chosen.model_copy(update={"base": base})
     rows = [row for path in data for row in read_rows(path)]
-    trained = fine_tune(rows, chosen, out, resume=resume, progress=progress)
+    workers = Workers.of_environment()
+    trained = fine_tune(rows, chosen, out, resume=resume, progress=progress, warn=warn, workers=workers)
+    if not workers.leads:
+        return None
     finished = finish_run(out, rows)
     return {"out": str(out), "epochs": trained.epochs, "validation": trained.metrics, "metrics": finished.metrics}
 
@@ -182,70 +196,6 @@ def _linked_texts(settings: Settings, file: Path, watchlist: Path | None) -> Ite
                 yield reader.read(FileLine(settings, file, number, line))
         except (msgspec.DecodeError, UnicodeDecodeError, Rejectable) as err:
             raise Fatal(f"{file}: line {number}: {err}") from err
-
-
-def export(run: Path, out: Path) -> dict[str, Any]:
-    """A finished run becomes a bundle, with parity."""
-    from exporters.bundle import export_bundle
-    from exporters.errors import ExportError
-    from monitor.learning.finish import read_finished
-    from monitor.learning.train import BEST
-
-    finished = read_finished(run)
-    try:
-        manifest = export_bundle(
-            run / BEST,
-            out,
-            name=finished.name,
-            calibration=finished.calibration,
-            metrics=finished.metrics,
-            card=finished.card,
-            data_fingerprint=finished.data_fingerprint,
-        )
-    except ExportError as err:
-        raise Fatal(str(err)) from err
-    return {"out": str(out), "name": manifest["name"], "parity": manifest["parity"], "files": manifest["files"]}
-
-
-def evaluate(
-    settings: Settings, data: Path, *, bundle: Path | None, before: Path | None, report: Path | None
-) -> dict[str, Any]:
-    """The figures for which the file has labels; with `report`, a page that a person reads."""
-    from monitor.intake import clean
-    from monitor.learning.evaluate import figures_of
-    from monitor.learning.report import render_report
-    from monitor.learning.rows import read_rows
-    from monitor.learning.served import ServedModel
-    from monitor.scoring.evidence import answer_spans
-
-    rows = read_rows(data)
-
-    def answers(folder: Path | None) -> Any:
-        return ServedModel(make_scorer(settings, folder), clean=clean, answer_spans=answer_spans)(rows)
-
-    after = answers(bundle)
-    if report is not None:
-        page = render_report(rows, after, before=answers(before) if before else None, title=data.name)
-        report.write_text(page, "utf-8")
-    return dict(figures_of(rows, after))
-
-
-def explain_text(settings: Settings, text: str, *, entity: str, bundle: Path | None) -> Any:
-    """Why the model judges `entity` in this text as it does. `entity`: a symbol of the watchlist, or words of the text."""
-    from monitor.linking import Linker, load_watchlist
-    from monitor.scoring import explain
-
-    document = Document(id="1", source="shell", channel="news", published_at_ms=0, title=text)
-    linked = Linker(load_watchlist(settings.watchlist.path)).link(text)
-    named = next((one for one in linked if one.entity == entity.upper()), None)
-    if named is None:
-        at = text.lower().find(entity.lower())
-        if at < 0:
-            found = ", ".join(one.entity for one in linked) or "none"
-            raise Fatal(f"--entity {entity}: neither a company linked in the text ({found}) nor words of it")
-        named = LinkedEntity(entity=entity, spans=(Span(start=at, end=at + len(entity)),), cue="name")
-    scorer = make_scorer(settings, bundle)
-    return explain(document, named, lambda documents: scorer.judge(documents, now_ms=0))
 
 
 def bench_engine(

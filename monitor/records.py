@@ -170,6 +170,22 @@ class Alert(Record, frozen=True, kw_only=True):
     details: Mapping[str, Any] = {}
 
 
+class Notice(Record, frozen=True, kw_only=True):
+    """Something about an entity that the operator is told and that is no alert. One per kind, entity, channel and `since_ms`;
+    a later one replaces it. So many
+    accounts, the voices that they were worth, and the first post."""
+
+    kind: Literal["brigade"]
+    entity: str
+    channel: Channel
+    since_ms: int
+    last_ms: int
+    accounts: int
+    voices: float
+    document: str
+    text: str
+
+
 class AlertTransition(Record, frozen=True, kw_only=True):
     """A step of an alert's life, kept for ever and sent to receivers: `change` and the reason enum's value."""
 
@@ -177,3 +193,16 @@ class AlertTransition(Record, frozen=True, kw_only=True):
     change: Literal["opened", "updated", "resolved"]
     reason: str
     at_ms: int
+
+
+class Suppression(Record, frozen=True, kw_only=True):
+    """A signal that was loud enough and opened no alert: kept, so that it can be shown why it stayed silent."""
+
+    entity: str
+    kind: AlertKind
+    direction: Direction
+    reason: str
+    at_ms: int
+    score: float
+    needed: float
+    voices: float

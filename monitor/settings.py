@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import os
 import tomllib
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from monitor.errors import Fatal
 
+SECRET_CHARS_MIN = 6  # shorter ones would blank out ordinary words
 Port = Annotated[int, Field(ge=0, le=65535)]
 Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -44,6 +47,8 @@ class KafkaSettings(Section):
     ssl_cafile: Path | None = None
     ssl_certfile: Path | None = None
     ssl_keyfile: Path | None = None
+    ssl_key_password_file: Path | None = None
+    ssl_key_password_env: str | None = None
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
     sasl_username: str | None = None
     sasl_password_file: Path | None = None
@@ -61,9 +66,10 @@ class WatchlistSettings(Section):
 
 
 class BundleSettings(Section):
-    """`path` unset means the shipped bundle."""
+    """`path` unset means the shipped bundle. With `trusted_keys` only a bundle that one of them signed is served."""
 
     path: Path | None = None
+    trusted_keys: tuple[Path, ...] = ()
     precision: Literal["fp32", "fp16", "int8"] = "int8"
     provider: Literal["cpu", "cuda"] = "cpu"
     cache_dir: Path | None = None
@@ -112,7 +118,10 @@ class ReceiverSettings(Section):
     previous_secret_file: Path | None = None
     allow_http: bool = False
     allow_private: bool = False
+    allow_networks: tuple[IPv4Network | IPv6Network, ...] = ()
+    ca_file: Path | None = None
     min_severity: Literal["low", "medium", "high", "critical"] = "low"
+    topics: Annotated[tuple[Literal["alerts", "operator"], ...], Field(min_length=1)] = ("alerts", "operator")
     timeout_s: Seconds = 10.0
 
     def address(self) -> str:
@@ -129,6 +138,7 @@ class TelemetrySettings(Section):
 class ServiceSettings(Section):
     roles: tuple[Literal["score", "watch", "deliver"], ...] = ("score", "watch", "deliver")
     drain_s: Seconds = 10.0
+    watchdog_s: Seconds = 60.0
 
 
 class Settings(Section):
@@ -181,6 +191,17 @@ def secret(*, file: Path | None, env: str | None, what: str) -> str | None:
             raise Fatal(f"{what}: environment variable {env} is not set")
         return os.environ[env]
     return None
+
+
+def url_secrets(url: str) -> tuple[str, ...]:
+    """What of a URL must not be shown: its password as written and as meant, and the path and query of a webhook."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return (url,)
+    password = (parts.password, unquote(parts.password)) if parts.password else ()
+    address = (parts.path + (f"?{parts.query}" if parts.query else "")) if parts.scheme in {"http", "https"} else ""
+    return tuple(text for text in (*password, address) if len(text) >= SECRET_CHARS_MIN)
 
 
 def _override(raw: dict[str, Any], environ: dict[str, str]) -> list[str]:
@@ -251,6 +272,8 @@ def _with_absolute_paths(settings: Settings, base: Path) -> Settings:
                 changes[name] = (base / value).resolve()
             elif isinstance(value, Section):
                 changes[name] = absolute(value)
+            elif isinstance(value, tuple) and value and isinstance(value[0], Path):
+                changes[name] = tuple((base / path).resolve() for path in value)
             elif isinstance(value, tuple) and value and isinstance(value[0], Section):
                 changes[name] = tuple(absolute(item) for item in value)
         return section.model_copy(update=changes) if changes else section

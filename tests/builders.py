@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from monitor.records import Document, Evidence, LinkedEntity, ScoredMention, mention_id
+from monitor.records import Alert, AlertTransition, Document, Evidence, LinkedEntity, ScoredMention, mention_id
 
 GOOD = {"soars", "beats", "record", "wins", "jumps", "upgrade"}
 BAD = {"plunges", "misses", "fraud", "loses", "falls", "bankruptcy"}
@@ -102,11 +103,23 @@ def tiny_run(folder: Path) -> Path:
 
 
 def tiny_bundle(folder: Path) -> Path:
-    """A real bundle, exported with parity from `tiny_run`."""
+    """A real bundle, exported with parity from `tiny_run`; rows of the source `phrases` are judged by a head of their own."""
     from exporters.bundle import export_bundle
 
     run = tiny_run(folder.parent / f"{folder.name}-run")
-    export_bundle(run, folder, name="tiny", calibration={}, metrics={}, card="# tiny\n", data_fingerprint="0" * 64)
+    straight = {"knots_x": [-1.0, 1.0], "knots_y": [-0.5, 0.5]}
+    phrase = {"sources": ["phrases*"], "temperature": 2.0, "polarity": straight}
+    calibration = {"conventions": {"mention": {"phrase": phrase, "company": {"sources": ["names"]}}}}
+    export_bundle(
+        run,
+        folder,
+        name="tiny",
+        calibration=calibration,
+        metrics={},
+        card="# tiny\n",
+        data_fingerprint="0" * 64,
+        texts=[(" ".join(WORDS[start : start + 9]), [(0, 5)]) for start in range(len(WORDS) - 9)],
+    )
     return folder
 
 
@@ -141,3 +154,32 @@ def judged(document: Document, entity: LinkedEntity, now_ms: int) -> ScoredMenti
         model="words@1",
         scored_at_ms=now_ms,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """A message of the pager about an alert's step."""
+
+    page: str
+    sequence: int
+    event: str
+    change: str
+    at_ms: int
+    severity: str
+    alert: Alert | None
+    body: dict[str, object] | None = None
+
+
+def told(steps: list[AlertTransition]) -> list[Told]:
+    return [
+        Told(
+            page=step.alert.id,
+            sequence=number,
+            event=f"alert.{step.change}",
+            change=step.change,
+            at_ms=step.at_ms,
+            severity=step.alert.severity,
+            alert=step.alert,
+        )
+        for number, step in enumerate(steps, 1)
+    ]

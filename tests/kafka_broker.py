@@ -48,12 +48,11 @@ class ApacheKafka:
         self._process: subprocess.Popen[bytes] | None = None
         storage = "kafka.tools.StorageTool"
         uuid = subprocess.check_output([*_java(), storage, "random-uuid"], text=True, stderr=subprocess.DEVNULL)
-        name = uuid.split()[-1]
-        subprocess.run(
-            [*_java(), storage, "format", "--standalone", "-t", name, "-c", str(self.settings)],
-            check=True,
-            capture_output=True,
-        )
+        self._format(uuid.split()[-1])
+
+    def _format(self, cluster: str) -> None:
+        command = [*_java(), "kafka.tools.StorageTool", "format", "--standalone", "-t", cluster]
+        subprocess.run([*command, "-c", str(self.settings)], check=True, capture_output=True)
 
     @property
     def bootstrap_servers(self) -> str:

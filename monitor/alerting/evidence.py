@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import combinations
 from typing import NamedTuple
 
+from monitor.alerting.detectors import Voices
+from monitor.alerting.levels import LevelledMention
 from monitor.clock import to_rfc3339
 from monitor.records import AlertEvidence, Direction, ScoredMention
 
 QUOTE_CHARS_MAX = 240
+CANDIDATES = 40
 
 
 class Said(NamedTuple):
@@ -20,33 +24,42 @@ class Said(NamedTuple):
 
 
 class Reasons(NamedTuple):
-    """`needed`: the smallest set of stories, strongest first, without which the score falls under the threshold (all
-    that speak in its direction, if none does). `flip_margin`: their share of the window's voices."""
+    """`needed`: the smallest set of stories without which the score falls under the threshold, strongest first; `evidence`
+    quotes the first of them. `flip_margin`: their share of the window's voices."""
 
     evidence: tuple[AlertEvidence, ...]
     counter_evidence: tuple[AlertEvidence, ...]
-    needed: int
+    needed: tuple[str, ...]
     flip_margin: float
     fires_without_top_authors: bool | None
     authors: int
     top_author_share: float
 
 
+class Shift(NamedTuple):
+    """Why the tone differs from the usual: `opinion` + `source_mix` + `model` = `tone` − `usual`. See `decompose`."""
+
+    tone: float
+    usual: float
+    opinion: float
+    source_mix: float
+    model: float
+
+
 def reasons(
     said: Sequence[Said],
     *,
     direction: Direction,
-    score: Callable[[Sequence[Said]], float],
+    score: Callable[[Voices], float],
     threshold: float,
     stories_max: int,
     top_authors: int,
 ) -> Reasons:
-    """`score` is the detector over a set of stories. Greedy removal of the strongest is exact here: the score only depends on sums, and each step takes away the most of them."""
+    """`score` is the detector over the sums of a set of stories."""
     sign = 1.0 if direction == "positive" else -1.0
     ranked = sorted(said, key=lambda each: (-sign * each.weight * each.mention.polarity, each.mention.id))
-    aligned = [each for each in ranked if sign * each.mention.polarity > 0]
     against = [each for each in reversed(ranked) if sign * each.mention.polarity < 0]
-    needed = _needed(ranked, len(aligned), score, threshold)
+    needed = _smallest(ranked, score, threshold)
     total = sum(each.weight for each in said) or 1.0
     voices: dict[str, float] = {}
     for each in said:
@@ -55,14 +68,30 @@ def reasons(
     top = sorted(voices, key=lambda author: (-voices[author], author))[:top_authors]
     without = [each for each in said if each.mention.author not in top]
     return Reasons(
-        evidence=tuple(_evidence(each) for each in aligned[: max(1, min(needed, stories_max))]),
+        evidence=tuple(_evidence(each) for each in needed[:stories_max]),
         counter_evidence=tuple(_evidence(each) for each in against[: min(3, stories_max)]),
-        needed=needed,
-        flip_margin=round(min(1.0, sum(each.weight for each in ranked[:needed]) / total), 4),
-        fires_without_top_authors=score(without) >= threshold if voices else None,
+        needed=tuple(each.mention.document for each in needed),
+        flip_margin=round(min(1.0, sum(each.weight for each in needed) / total), 4),
+        fires_without_top_authors=score(_sums(without)) >= threshold if voices else None,
         authors=len(voices),
         top_author_share=round(sum(voices[author] for author in top) / total, 4),
     )
+
+
+def decompose(said: Sequence[Said], *, usual: float, channel_tone: float, source_tone: Callable[[str], float]) -> Shift:
+    """Split a shift of tone, as Kitagawa (1955) splits a difference of rates: into who speaks and how they judge.
+
+    `source_mix` is the tone that these sources would have if each spoke as it usually does, against the channel's mean;
+    `model` is what another model version than the record's adds (see levels.py); what is left is `opinion`.
+    """
+    total = sum(each.weight for each in said)
+    if not total:
+        return Shift(0.0, usual, -usual, 0.0, 0.0)
+    heard = [each for each in said if not each.mention.abstained]
+    levelled = sum(each.weight * each.mention.polarity for each in heard) / total
+    judged = sum(each.weight * _judged(each.mention) for each in heard) / total
+    mix = sum(each.weight * (source_tone(each.mention.source) - channel_tone) for each in said) / total
+    return Shift(judged, usual, levelled - usual - mix, mix, judged - levelled)
 
 
 def quote(mention: ScoredMention) -> str:
@@ -72,16 +101,65 @@ def quote(mention: ScoredMention) -> str:
     return text if len(text) <= QUOTE_CHARS_MAX else text[: QUOTE_CHARS_MAX - 1].rstrip() + "…"
 
 
-def _needed(ranked: Sequence[Said], aligned: int, score: Callable[[Sequence[Said]], float], threshold: float) -> int:
-    """How many of the strongest must go, by bisection; at most all that speak in the direction."""
-    low, high = 1, max(1, aligned)
+def _smallest(ranked: Sequence[Said], score: Callable[[Voices], float], threshold: float) -> list[Said]:
+    """The smallest set whose removal brings the score under the threshold, strongest first.
+
+    Exact for one and two stories, by trying all. Beyond, greedy: always the story whose removal lowers the score most; then
+    whatever turns out not to be needed is put back, so that no story of the set is there in vain. `CANDIDATES` limits the
+    work: where more of the strongest must go, it is as many of them as it takes.
+    """
+    whole = _sums(ranked)
+
+    def without(gone: Sequence[Said]) -> float:
+        out = _sums(gone)
+        return score(Voices(**{name: getattr(whole, name) - getattr(out, name) for name in Voices.__struct_fields__}))
+
+    strongest = _prefix(len(ranked), lambda count: without(ranked[:count]) < threshold)
+    if strongest > CANDIDATES:
+        return list(ranked[:strongest])
+    candidates = list(ranked[:CANDIDATES])
+    for size in (1, 2):
+        best = min(
+            ((without(chosen), index, chosen) for index, chosen in enumerate(combinations(candidates, size))),
+            default=None,
+        )
+        if best is not None and best[0] < threshold:
+            return list(best[2])
+    gone: list[Said] = []
+    while candidates and without(gone) >= threshold:
+        _, index = min((without([*gone, each]), index) for index, each in enumerate(candidates))
+        gone.append(candidates.pop(index))
+    for each in reversed(gone[:]):
+        fewer = [other for other in gone if other is not each]
+        if without(fewer) < threshold:
+            gone = fewer
+    if len(gone) > strongest:
+        gone = list(ranked[:strongest])
+    kept = {each.mention.id for each in gone}
+    return [each for each in ranked if each.mention.id in kept]
+
+
+def _prefix(count: int, enough: Callable[[int], bool]) -> int:
+    """The smallest number of the strongest that is enough, by bisection; all of them if none is."""
+    low, high = 0, count
     while low < high:
         middle = (low + high) // 2
-        if score(ranked[middle:]) < threshold:
+        if enough(middle):
             high = middle
         else:
             low = middle + 1
     return low
+
+
+def _sums(said: Sequence[Said]) -> Voices:
+    """An abstained judgement is a voice without a tone."""
+    heard = [each for each in said if not each.mention.abstained]
+    return Voices(
+        total=sum(each.weight for each in said),
+        negative=sum(each.weight * each.mention.probabilities[0] for each in heard),
+        positive=sum(each.weight * each.mention.probabilities[2] for each in heard),
+        polarity=sum(each.weight * each.mention.polarity for each in heard),
+    )
 
 
 def _evidence(said: Said) -> AlertEvidence:
@@ -89,10 +167,15 @@ def _evidence(said: Said) -> AlertEvidence:
     return AlertEvidence(
         document=mention.document,
         quote=quote(mention),
-        polarity=round(mention.polarity, 4),
+        polarity=round(_judged(mention), 4),
         weight=round(said.weight, 4),
         source=mention.source,
         published_at=to_rfc3339(mention.published_at_ms),
         url=mention.url,
         copies=said.copies,
     )
+
+
+def _judged(mention: ScoredMention) -> float:
+    """The polarity as the model gave it."""
+    return mention.judged if isinstance(mention, LevelledMention) else mention.polarity

@@ -1,8 +1,8 @@
-"""The life of an alert: opened, updated, resolved. Hysteresis lives here, and every step has a reason.
+"""The life of an alert: pending, opened, updated, resolved. Hysteresis lives here, and every step has a reason.
 
-score   ───╱▔▔▔▔╲___╱▔╲_______________      opens where it may fire, closes after `calm_s` below
-needed  ─ ─●─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─      `close_share` × needed; the same direction then stays
-close   ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─[calm]●         quiet for `cooldown_s` unless it is half as loud again
+score   ───╱▔▔▔▔╲___╱▔╲_______________      opens where it may fire: at once when clear, after `pending_s` when it is
+needed  ─ ─●─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─      barely loud enough; closes after `calm_s` below `close_share` × needed;
+close   ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─[calm]●         the same direction then stays quiet for `cooldown_s` unless half as loud again
 """
 
 from __future__ import annotations
@@ -13,32 +13,34 @@ from typing import Literal
 
 import msgspec
 
+from monitor.alerting.detectors import Signal
 from monitor.alerting.rules import LifeRules
 from monitor.records import Alert, AlertKind, Direction
 
 Severity = Literal["low", "medium", "high", "critical"]
+SEVERITIES: tuple[Severity, ...] = ("low", "medium", "high", "critical")
 
 
 class Reason(StrEnum):
     """Why an alert took a step, or why none was opened."""
 
-    VOICES_ABOVE_BASELINE = "voices_above_baseline"
-    TONE_BEYOND_BASELINE = "tone_beyond_baseline"
+    VOICES_SURGED = "voices_surged"
+    TONE_SHIFTED = "tone_shifted"
     TONE_DRIFTED = "tone_drifted"
-    CHANNELS_DISAGREE = "channels_disagree"
+    CHANNELS_DISAGREED = "channels_disagreed"
     STRONGER = "stronger"
     CALMED = "calmed"
     REVERSED = "reversed"
     EXPIRED = "expired"
     COOLING_DOWN = "cooling_down"
-    HOUR_FULL = "hour_full"
+    NOT_CONFIRMED = "not_confirmed"
 
 
 OPENED: dict[AlertKind, Reason] = {
-    "burst": Reason.VOICES_ABOVE_BASELINE,
-    "tone": Reason.TONE_BEYOND_BASELINE,
+    "burst": Reason.VOICES_SURGED,
+    "tone": Reason.TONE_SHIFTED,
     "drift": Reason.TONE_DRIFTED,
-    "divergence": Reason.CHANNELS_DISAGREE,
+    "divergence": Reason.CHANNELS_DISAGREED,
 }
 
 
@@ -54,10 +56,54 @@ class OpenAlert(msgspec.Struct, array_like=True):
     calm_since_ms: int | None = None
 
 
+class Pending(msgspec.Struct, array_like=True, frozen=True):
+    """Barely loud enough: it opens when it is still so at `due_ms`, or as soon as it is clear. With the facts of its first look."""
+
+    kind: AlertKind
+    direction: Direction
+    since_ms: int
+    due_ms: int
+    score: float
+    needed: float
+    voices: float
+
+
+class Weight(msgspec.Struct, frozen=True, kw_only=True):
+    """What the severity of an alert rests on.
+
+    `size`: score over the score needed. `voices`: independent voices in the window. `sources` that they come from.
+    `quality` 0 … 1: how much of what these sources say is usually new, their voices over their items. `novelty` 0 … 1:
+    the mean weight of the window's stories, 1 when each says something new.
+    """
+
+    size: float
+    voices: float
+    sources: int
+    quality: float
+    novelty: float
+
+
 def alert_id(*, entity: str, kind: AlertKind, direction: Direction, opened_at_ms: int, rule: str) -> str:
     """The same facts give the same id, live and in a backtest."""
     facts = "\x1f".join((entity, kind, direction, str(opened_at_ms), rule))
     return sha256(facts.encode()).hexdigest()[:32]
+
+
+def confirm(pending: Pending | None, signal: Signal, *, needed: float, at_ms: int, rules: LifeRules) -> Pending | None:
+    """What a firing signal waits for; None: it opens now."""
+    if rules.pending_s == 0 or signal.score >= rules.clear_share * needed:
+        return None
+    if pending is not None and pending.direction == signal.direction:
+        return pending if at_ms < pending.due_ms else None
+    return Pending(
+        kind=signal.kind,
+        direction=signal.direction,
+        since_ms=at_ms,
+        due_ms=at_ms + round(rules.pending_s * 1000),
+        score=signal.score,
+        needed=needed,
+        voices=signal.voices.total,
+    )
 
 
 def step(open_alert: OpenAlert, *, score: float, reversed_by: bool, at_ms: int, rules: LifeRules) -> Reason | None:
@@ -78,11 +124,20 @@ def step(open_alert: OpenAlert, *, score: float, reversed_by: bool, at_ms: int, 
     return None
 
 
-def severity(*, score: float, needed: float, breadth: float) -> Severity:
-    """From how far beyond the threshold it is and how many independent voices carry it."""
-    excess = score / max(needed, 1.0)
-    if excess >= 3.0 and breadth >= 10:
-        return "critical"
-    if excess >= 2.0 and breadth >= 5:
-        return "high"
-    return "medium" if excess >= 1.3 else "low"
+def cooling_down(last: tuple[int, float] | None, *, score: float, at_ms: int, rules: LifeRules) -> bool:
+    """The same was told lately and this is not half as loud again. `last`: moment and score of the last opening."""
+    return last is not None and at_ms - last[0] < rules.cooldown_s * 1000 and score < 1.5 * last[1]
+
+
+def severity(weight: Weight) -> Severity:
+    """Points for size (0 to 3), one more or less for breadth, quality and novelty; few voices never wake anybody.
+
+    Breadth: one source alone loses a point, five or more gain one. Quality: sources that mostly repeat lose a point.
+    Novelty: stories that mostly say again what was known lose a point.
+    """
+    points = sum(weight.size >= mark for mark in (1.3, 2.0, 3.0))
+    points += (weight.sources >= 5) - (weight.sources <= 1)
+    points -= weight.quality < 0.4
+    points -= weight.novelty < 0.4
+    highest = 3 if weight.voices >= 10 else 2 if weight.voices >= 5 else 1
+    return SEVERITIES[max(0, min(points, highest))]

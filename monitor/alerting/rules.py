@@ -51,12 +51,22 @@ class TimeRules(_Section):
 
 
 class VoiceRules(_Section):
-    """What one voice is worth. The k-th post of an author within 24 hours counts 1 / (1 + k × author_discount), the k-th of
-    a chorus of similar posts 1 / (1 + k × crowd_discount); a text without one new word counts `stale_weight`."""
+    """What one voice is worth, and what nobody can buy.
+
+    An author's post after k others within 24 hours counts 1 / (1 + k × `author_discount`)², so that with 1 nobody has more
+    than 1.65 voices; the k-th of a chorus of similar posts 1 / (1 + k × `crowd_discount`); a text without a new pair of
+    words `stale_weight`. A source that makes the share s of its channel has at most `source_cap` / (1 − s) voices in four
+    hours on one company, decisive stories apart: less than `voices_min_news` for a small one, no limit for the only one.
+    Accounts that are new to the partition today have together, in an hour and in four, `newcomer_cap` voices beside as many as
+    is usual for the known ones who spoke. `brigade_accounts_min` newcomers who echo one another within four hours are a brigade; echoes of one have no voice.
+    """
 
     author_discount: Annotated[float, Field(ge=0)] = 1.0
     crowd_discount: Annotated[float, Field(ge=0)] = 1.0
     stale_weight: Share = 0.3
+    source_cap: Positive = 2.5
+    newcomer_cap: Positive = 1.5
+    brigade_accounts_min: Annotated[int, Field(ge=10)] = 40
     decisive_weight: Annotated[float, Field(ge=1)] = 3.0
     decisive_events: tuple[str, ...] = ()
     decisive_words: tuple[str, ...] = ()
@@ -86,8 +96,11 @@ class DetectorRules(_Section):
 
 
 class LifeRules(_Section):
-    """Hysteresis: an alert closes when its score has stayed under `close_share` of the one it needed for `calm_s`."""
+    """Hysteresis: a signal under `clear_share` times the score it needs must last `pending_s` before it opens an alert (0: none
+    waits); an alert closes when its score has stayed under `close_share` of the one it needed for `calm_s`."""
 
+    clear_share: Annotated[float, Field(ge=1)] = 1.1
+    pending_s: Annotated[float, Field(ge=0, le=3_600)] = 120.0
     close_share: Share = 0.6
     calm_s: Positive = 3_600.0
     check_s: Positive = 900.0
@@ -96,6 +109,23 @@ class LifeRules(_Section):
     update_s: Positive = 1_800.0
     stories_max: Count = 5
     top_authors: Count = 3
+
+
+class PagingRules(_Section):
+    """From alerts to pages. A page waits `group_wait_s` of event time for others of its sector and takes more in for
+    `group_join_s`; so many companies of so many sectors make it a page about the market, as does one of `market_entities`.
+    What nobody acknowledged is told again every `repeat_s`; what `budget.alerts_per_hour_max` holds back comes in one digest
+    after `digest_s`. A partition that has been silent for `silent_after_s` holds nobody back for more than `straggler_s`."""
+
+    group_wait_s: Annotated[float, Field(ge=0)] = 30.0
+    group_join_s: Positive = 3_600.0
+    repeat_s: Positive = 14_400.0
+    digest_s: Positive = 900.0
+    market_members_min: Annotated[int, Field(ge=2)] = 8
+    market_sectors_min: Count = 3
+    market_entities: tuple[str, ...] = ()
+    silent_after_s: Positive = 15.0
+    straggler_s: Positive = 120.0
 
 
 class Rules(_Section):
@@ -108,6 +138,7 @@ class Rules(_Section):
     baseline: BaselineRules = BaselineRules()
     detectors: DetectorRules = DetectorRules()
     life: LifeRules = LifeRules()
+    paging: PagingRules = PagingRules()
 
     @property
     def windows_s(self) -> tuple[int, ...]:

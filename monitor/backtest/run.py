@@ -14,7 +14,7 @@ from kafka.partitioner.default import murmur2
 from monitor.alerting import Rules
 from monitor.clock import to_rfc3339
 from monitor.loops.core import Outcome, PartitionCore, WatchPolicy
-from monitor.records import Alert, AlertTransition, ScoredMention
+from monitor.records import Alert, AlertTransition, Notice, ScoredMention
 from monitor.windows import BucketRow
 
 DAY_MS = 86_400_000
@@ -29,6 +29,7 @@ class BacktestResult:
     alerts: tuple[Alert, ...]
     transitions: tuple[AlertTransition, ...]
     buckets: tuple[BucketRow, ...]
+    notices: tuple[Notice, ...]
     counts: Mapping[str, int]
     mentions: int
     entities: int
@@ -110,12 +111,19 @@ def run_backtest(
         alerts=tuple(sorted(latest.values(), key=lambda alert: (alert.opened_at, alert.entity, alert.id))),
         transitions=tuple(transitions),
         buckets=tuple(row for outcome in outcomes for row in outcome.buckets),
+        notices=_latest(notice for outcome in outcomes for notice in outcome.notices),
         counts={str(key): value for key, value in counts.items()},
         mentions=len(ordered),
         entities=len(where),
         first_ms=ordered[0].published_at_ms if ordered else None,
         last_ms=ordered[-1].published_at_ms if ordered else None,
     )
+
+
+def _latest(notices: Iterable[Notice]) -> tuple[Notice, ...]:
+    """As they stood at the end, in the order of their beginning."""
+    last = {(each.since_ms, each.entity, each.channel, each.kind): each for each in notices}
+    return tuple(last[key] for key in sorted(last))
 
 
 def partition_of(entity: str, partitions: int) -> int:

@@ -1,1 +1,1 @@
-"""Bodies of commands that are more than a call: what they do with broker and database, without a word on a terminal."""
+"""Groups of commands and their bodies, one file each; `monitor.cli` registers them."""

@@ -4,6 +4,7 @@ Promises: one stable id per message for ever; a failing receiver delays nobody; 
 the operator said so by name.
 """
 
+from monitor.delivery.circuit import Circuit, Passage, after_failure, passage
 from monitor.delivery.guard import Target, resolve
 from monitor.delivery.outbox import Decision, DeliveryPolicy, Outcome, decide
 from monitor.delivery.receivers import Receiver
@@ -13,14 +14,18 @@ from monitor.delivery.webhook import Answer, WebhookReceiver
 
 __all__ = [
     "Answer",
+    "Circuit",
     "Decision",
     "DeliveryPolicy",
     "Outcome",
+    "Passage",
     "Receiver",
     "Target",
     "WebhookReceiver",
     "WebhookSink",
+    "after_failure",
     "decide",
+    "passage",
     "resolve",
     "sign",
     "signed_headers",

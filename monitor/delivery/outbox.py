@@ -31,7 +31,8 @@ class Outcome(StrEnum):
 class DeliveryPolicy:
     """Tries go on for `give_up_after_s`, pauses double from `pause_s` to `pause_max_s` with full jitter (seconds).
 
-    After `failures_open` failures in a row nothing is sent to the receiver for `open_s`, then one try at a time.
+    After `failures_open` failures in a row nothing is sent to the receiver for `open_s`, doubling with each further one to
+    `open_max_s`; then one try at a time.
     """
 
     pause_s: float = 5.0
@@ -39,7 +40,8 @@ class DeliveryPolicy:
     retry_after_max_s: float = 14_400.0
     give_up_after_s: float = 86_400.0
     failures_open: int = 5
-    open_s: float = 60.0
+    open_s: float = 30.0
+    open_max_s: float = 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +81,7 @@ def retry_after_s(value: str | None, now_ms: int) -> float | None:
         return float(value[:9])
     try:
         moment = parsedate_to_datetime(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # a year or a zone of twelve digits does not fit into a C int
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)

@@ -202,8 +202,8 @@ def _role(name: str) -> str:
     return name.partition("-")[0]
 
 
-def _spawn_with(environ: Mapping[str, str], command: Sequence[str]) -> Process:
-    return spawn(command, environ=environ)
+def _spawn_with(environ: Mapping[str, str], command: Sequence[str], extra: Mapping[str, str]) -> Process:
+    return spawn(command, extra, environ=environ)
 
 
 def _is_ready(port: int) -> bool:

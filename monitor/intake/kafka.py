@@ -62,6 +62,7 @@ class KafkaConfig:
     sasl_mechanism: str | None = None
     sasl_username: str | None = None
     sasl_password: str | None = field(default=None, repr=False)
+    ssl_password: str | None = field(default=None, repr=False)
     request_timeout_ms: int = 30_000
     bootstrap_timeout_ms: int = 10_000
     settle_ms: int = 250
@@ -82,6 +83,7 @@ class KafkaConfig:
             "ssl_cafile": self.ssl_cafile,
             "ssl_certfile": self.ssl_certfile,
             "ssl_keyfile": self.ssl_keyfile,
+            "ssl_password": self.ssl_password,
             "sasl_mechanism": self.sasl_mechanism,
             "sasl_plain_username": self.sasl_username,
             "sasl_plain_password": self.sasl_password,
@@ -293,7 +295,10 @@ class KafkaSource:
     def _start_assigned(self) -> None:
         """Find out where each new partition starts. One that is refused or not known yet does not hold up the others."""
         with self._lock:
-            waiting, self._assigned = self._assigned, []
+            # One that went and came back is held until its loss was told: what is read of it now would be dropped as lost.
+            untold = [p for p in self._assigned if (p.topic, p.partition) in self._lost]
+            waiting = [p for p in self._assigned if p not in untold]
+            self._assigned = untold
         now_s = self._clock.monotonic_s()
         while waiting:
             partition = waiting.pop()
@@ -630,7 +635,10 @@ def _connect(make: Callable[[], Client], config: KafkaConfig) -> Client:
     try:
         return make()
     except (OSError, KafkaError) as err:
-        raise Retryable(f"kafka {config.bootstrap_servers}: no broker answers ({type(err).__name__})") from err
+        refused = (
+            "" if config.security_protocol == "PLAINTEXT" else ", or it refused certificate, name, user or password"
+        )
+        raise Retryable(f"kafka {config.bootstrap_servers}: no broker answers ({type(err).__name__}){refused}") from err
 
 
 def _unpark(consumer: Any) -> None:

@@ -1,4 +1,4 @@
-"""How far a group is in its topics, told as wall time: everything sent to a partition before then has been worked off.
+"""How far a group is in its topics, told as time on the steady clock: what was sent before then is worked off.
 
 `watch` lets event time flow on in silence only as far as `score` has come: silence behind a backlog is no calm. A group
 commits an offset after its results are acknowledged, so a committed offset at or beyond yesterday's end means that
@@ -38,7 +38,7 @@ class GroupProgress:
         self._settled: dict[str, int] = {}
 
     def __call__(self) -> Mapping[str, int]:
-        """`topic/partition` → epoch ms until which its messages are worked off; NEVER_MS: nothing is known of it yet."""
+        """`topic/partition` → milliseconds of the monotonic clock until which its messages are worked off; NEVER_MS: nothing is known of it yet."""
         now_s = self._clock.monotonic_s()
         if now_s >= self._due_s:
             try:
@@ -63,7 +63,9 @@ class GroupProgress:
         if not partitions:
             return
         done = self._admin.list_group_offsets({self._group: partitions})[self._group]
-        at_ms = self._clock.now_ms()  # before the ends are asked for: what comes later is not promised
+        at_ms = round(
+            1000 * self._clock.monotonic_s()
+        )  # before the ends are asked for: what comes later is not promised
         ends = self._admin.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.LATEST))
         settled = {}
         for partition in partitions:

@@ -35,10 +35,29 @@ def fit_calibration(outputs: Mapping[str, Any], *, risk_max: float = 0.10) -> di
         found["events"] = {"thresholds": fit_event_thresholds(1.0 / (1.0 + np.exp(-np.asarray(logits))), truth)}
     if "evidence" in outputs:
         found["evidence"] = {"threshold": fit_evidence_threshold(outputs["evidence"])}
-    if "polarity" in outputs and "mention" in found:
+    if "polarity" in outputs:
         logits, scores = outputs["polarity"]
-        p = softmax(logits, found["mention"]["temperature"])
+        p = softmax(logits, found.get("mention", {}).get("temperature", 1.0))
         found["polarity"] = {"knots_x": list(KNOTS_X), "knots_y": fit_knots(p[:, 2] - p[:, 0], scores)}
+    return found
+
+
+def fit_conventions(outputs: Mapping[str, Any], heads: Mapping[str, Mapping[str, Sequence[str]]]) -> dict[str, Any]:
+    """Every head's own temperature and, where its rows have scores, polarity knots.
+
+    `outputs`: with the keys `document:HEAD`, `mention:HEAD`, `polarity:HEAD`; `heads`: task → head → its sources.
+    """
+    found: dict[str, Any] = {}
+    for task, named in heads.items():
+        for head, sources in named.items():
+            own: dict[str, Any] = {"sources": sorted(sources)}
+            if f"{task}:{head}" in outputs:
+                own["temperature"] = round(fit_temperature(*outputs[f"{task}:{head}"]), 4)
+            if task == "mention" and f"polarity:{head}" in outputs:
+                logits, scores = outputs[f"polarity:{head}"]
+                p = softmax(logits, own.get("temperature", 1.0))
+                own["polarity"] = {"knots_x": list(KNOTS_X), "knots_y": fit_knots(p[:, 2] - p[:, 0], scores)}
+            found.setdefault(task, {})[head] = own
     return found
 
 

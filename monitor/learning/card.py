@@ -20,7 +20,7 @@ def model_card(
     served: Mapping[str, str],
     slices: Mapping[str, Mapping[str, Mapping[str, Any]]] | None = None,
 ) -> str:
-    """Markdown. `figures`: split → source → the figures of `evaluate`; `rows`: rows a source has in all splits.
+    """Markdown. `figures`: title (which split) → source → the figures of `evaluate`; `rows`: rows a source has in all splits.
 
     `calibration`: what `calibration_figures` says of the test split; `served`: task → the sources whose convention answers.
     `slices`: kind of row → the figures of `evaluate` on the test rows of that kind.
@@ -42,7 +42,7 @@ def model_card(
         + ", ".join(f"{task} as in {source}" for task, source in sorted(served.items()))
         + ".",
     ]
-    parts += [f"## Figures on the {split} split\n\n{_table(found)}" for split, found in figures.items()]
+    parts += [f"## Figures: {split}\n\n{_table(found)}" for split, found in figures.items()]
     if slices:
         parts.append(f"## What is hard: slices of the test split\n\n{_table(slices)}")
     parts += [_calibration(calibration), _LIMITS]

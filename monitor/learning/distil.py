@@ -96,9 +96,9 @@ def _answers(network: Any, tokenizer: Any, rows: Sequence[LabelledRow]) -> Itera
     import msgspec
     import torch
 
+    from monitor.learning.epoch import collate
     from monitor.learning.features import make_examples
     from monitor.learning.recipe import Data, Recipe
-    from monitor.learning.train import collate
 
     spec = network.spec
     heads = Data(

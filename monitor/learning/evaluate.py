@@ -20,16 +20,21 @@ from monitor.records import LABELS
 Triple = tuple[float, float, float]
 _WORD = re.compile(r"\w+|[^\w\s]")
 _NEGATION = re.compile(r"\b(?:not?|never|without|neither|nor|\w+n['’]t|less|fails?|failed)\b", re.IGNORECASE)
+_SARCASM = re.compile(
+    r"(?:^|\s)/s\b|🙄|\byeah,? right\b|\bwhat could (?:possibly )?go wrong\b|\bthanks a lot\b|\bslow clap\b|\bwell done\b"
+    r"|\b(?:oh|just) great\b|\bgreat job\b|\bnice job\b|\bgenius(?:es)?\b|\bbrilliant\b|\bsure,|\bwhat a surprise\b|\bshocker\b",
+    re.IGNORECASE,
+)
 _LONG_WORDS = 25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MentionPrediction:
-    """`evidence`: half-open ranges of the row's text."""
+    """`evidence`: half-open ranges of the row's text; None from a model that quotes none."""
 
     probabilities: Triple
     polarity: float
-    evidence: tuple[tuple[int, int], ...] = ()
+    evidence: tuple[tuple[int, int], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +102,8 @@ def slices_of(rows: Sequence[LabelledRow]) -> dict[str, list[int]]:
             (f"long (over {_LONG_WORDS} words)", words > _LONG_WORDS),
             ("several companies", len(targets) > 1),
             ("opposite fates", len({m.label for m in row.mentions} & {"negative", "positive"}) == 2),
+            ("sarcasm (by its marks)", bool(_SARCASM.search(row.text))),
+            *((f"kind {kind}", True) for kind in row.kinds),
         ):
             if there:
                 found.setdefault(name, []).append(index)
@@ -165,7 +172,7 @@ def _evidence(rows: Sequence[LabelledRow], said: Sequence[Prediction]) -> dict[s
     for row, prediction in zip(rows, said, strict=True):
         wanted: dict[Any, tuple[list[tuple[int, int]], tuple[tuple[int, int], ...]]] = {}
         for mention, answer in zip(row.mentions, prediction.mentions, strict=False):
-            if mention.evidence:
+            if mention.evidence and answer.evidence is not None:
                 key = (mention.start, mention.end) if mention.start is not None else mention.target
                 wanted.setdefault(key, ([], answer.evidence))[0].extend(mention.evidence)
         pairs += [(word_tags(row.text, truth), word_tags(row.text, found)) for truth, found in wanted.values()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tokenizers import Tokenizer
 
@@ -12,6 +12,7 @@ from monitor.learning.recipe import Recipe, head_for
 from monitor.learning.rows import LabelledMention, LabelledRow
 from monitor.records import LABELS
 
+_NAME_CHARS = 40
 Soft = tuple[float, float, float]
 
 
@@ -30,6 +31,8 @@ class Example:
     """One text: its tokens, and whatever is known about it."""
 
     ids: list[int]
+    source: str = ""
+    name: str = ""  # the row's id, or how its text begins: to be named when something is wrong
     document_head: str | None = None
     document: Soft | None = None
     mentions: list[MentionExample] = field(default_factory=list)
@@ -46,7 +49,7 @@ def make_examples(
     data = recipe.data
     examples = []
     for row, text, encoding in zip(rows, texts, encodings, strict=True):
-        example = Example(ids=encoding.ids)
+        example = Example(ids=encoding.ids, source=row.source, name=row.id or row.text[:_NAME_CHARS])
         head = head_for(data.document_heads, row.source)
         if head is not None:
             example.document = row.probabilities or (_hard(row.label) if row.label else None)
@@ -62,6 +65,23 @@ def make_examples(
             example.events = [int(event in row.events) for event in events]
         examples.append(example)
     return examples
+
+
+def join(first: Example, second: Example, between: Sequence[int]) -> Example:
+    """Two texts told in one breath: [CLS] first `between` second [SEP], with the mentions of both.
+
+    What was known of each text as a whole is not known of the two together.
+    """
+    head, shift = first.ids[:-1], len(first.ids) - 1 + len(between) - 1
+    ids = [*head, *between, *second.ids[1:]]
+    mentions = []
+    for mention in first.mentions:
+        tags = None if mention.tags is None else _widened(mention.tags[:-1], ids, start=0)
+        mentions.append(replace(mention, tags=tags))
+    for mention in second.mentions:
+        tags = None if mention.tags is None else _widened(mention.tags[1:], ids, start=shift + 1)
+        mentions.append(replace(mention, tokens=[position + shift for position in mention.tokens], tags=tags))
+    return Example(ids=ids, source=first.source, name=f"{first.name} + {second.name}", mentions=mentions)
 
 
 def span_tokens(offsets: Sequence[tuple[int, int]], start: int, end: int) -> list[int]:
@@ -96,6 +116,13 @@ def _mention(
             for position in inside:
                 tags[position] = 1 if position == inside[0] else 2
     return MentionExample(tokens=tokens, head=head if target is not None else None, target=target, tags=tags)
+
+
+def _widened(tags: Sequence[int], ids: Sequence[int], *, start: int) -> list[int]:
+    """Tags of a part as tags of the whole: the words of the other text carry nothing; [CLS] and [SEP] are not asked."""
+    whole = [-100, *[0] * (len(ids) - 2), -100]
+    whole[start : start + len(tags)] = tags
+    return whole
 
 
 def _hard(label: str) -> Soft:

@@ -1,25 +1,30 @@
 """The last step of a training: fit what the validation split can say, judge on the test split, leave both beside the weights.
 
-Afterwards a run folder holds all that an export needs: `finish_run` writes `finished.json`, `read_finished` reads it.
+Afterwards a run folder holds all that an export needs: `finish_run` writes `finished.json` and `judged.jsonl.gz`.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from monitor.errors import Fatal
-from monitor.learning.calibrate import calibration_figures, fit_calibration, softmax
+from monitor.learning.augment import augmented_rows
+from monitor.learning.calibrate import calibration_figures, fit_calibration, fit_conventions, softmax
 from monitor.learning.card import model_card
 from monitor.learning.metrics import classification, multilabel, polarity_figures, tag_f1
-from monitor.learning.rows import LabelledRow, counts, fingerprint, licences, splits_of
+from monitor.learning.rows import LabelledRow, counts, fingerprint, licences, read_rows, splits_of
 
-FINISHED = "finished.json"
+FINISHED, JUDGED = "finished.json", "judged.jsonl.gz"
+_JUDGED_ROWS_MAX = 2_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,9 +47,9 @@ def finish_run(run: Path, rows: Sequence[LabelledRow]) -> Finished:
 
     from exporters.network import load_run
     from monitor.learning.features import make_examples
-    from monitor.learning.outputs import gather_outputs
-    from monitor.learning.recipe import Recipe
-    from monitor.learning.train import BEST, RUN_FILE, _allowed
+    from monitor.learning.outputs import as_heads, gather_outputs, merge_outputs
+    from monitor.learning.recipe import Recipe, head_for
+    from monitor.learning.train import BEST, RUN_FILE, allowed
 
     try:
         identity = json.loads((run / RUN_FILE).read_text("utf-8"))
@@ -52,33 +57,86 @@ def finish_run(run: Path, rows: Sequence[LabelledRow]) -> Finished:
     except (FileNotFoundError, ValueError) as err:
         raise Fatal(f"{run}: not the folder of a finished training run: {err}") from err
     recipe = Recipe.model_validate(identity["recipe"])
-    rows = _allowed(rows, recipe)
+    rows = allowed(rows, recipe)
     if fingerprint(rows) != identity["data"]:
         raise Fatal(f"{run}: was trained on other rows; give the same --data files")
     sides = splits_of(rows, valid_percent=recipe.data.valid_percent, test_percent=recipe.data.test_percent)
     tokenizer = Tokenizer.from_file(str(run / "tokenizer.json"))
-    outputs: dict[str, Any] = {}
-    for side in ("valid", "test"):
-        chosen = [row for row, at in zip(rows, sides, strict=True) if at == side]
-        examples = make_examples(chosen, tokenizer, recipe, topics=network.spec.topics, events=network.spec.events)
-        outputs[side] = gather_outputs(network, examples)
+    spec, data = network.spec, recipe.data
+    by_source: dict[str, dict[str, Any]] = {"valid": {}, "test": {}}
+    for side, found in by_source.items():
+        for source in sorted({row.source for row, at in zip(rows, sides, strict=True) if at == side}):
+            chosen = [row for row, at in zip(rows, sides, strict=True) if at == side and row.source == source]
+            examples = make_examples(chosen, tokenizer, recipe, topics=spec.topics, events=spec.events)
+            found[source] = gather_outputs(network, examples)
+    every = {side: merge_outputs(list(found.values())) for side, found in by_source.items()}
+    outputs = {
+        side: as_heads(found, document=spec.serve_document, mention=spec.serve_mention) for side, found in every.items()
+    }
     calibration = fit_calibration(outputs["valid"])
+    calibration["conventions"] = fit_conventions(every["valid"], sources_of_heads(spec, data))
     metrics = {side: calibrated_figures(found, calibration) for side, found in outputs.items()}
+    figures: dict[str, dict[str, Any]] = {}
+    for side, found in by_source.items():
+        for source, answers in found.items():
+            heads = {"document": head_for(data.document_heads, source), "mention": head_for(data.mention_heads, source)}
+            own = calibrated_figures(as_heads(answers, **heads), calibration_of(calibration, heads))
+            if own:
+                figures.setdefault(side, {})[source or "unnamed"] = own
     served = {"document": network.spec.serve_document, "mention": network.spec.serve_mention}
+    generated = augmented_rows(data.augment_rows, seed=recipe.run.seed)
     card = model_card(
         name=recipe.name,
         base_model=recipe.base,
-        licences=licences(rows),
-        rows=counts(rows),
-        figures={side: {"all sources of the served conventions": found} for side, found in metrics.items()},
+        licences=licences([*rows, *generated]),
+        rows=counts([*rows, *generated]),
+        figures={
+            f"{side} split, each source by its own convention's head": {
+                **found,
+                "all of the served conventions": metrics[side],
+            }
+            for side, found in figures.items()
+        },
         calibration=calibration_figures(outputs["test"], calibration),
         served={task: head for task, head in served.items() if head},
     )
     finished = Finished(
-        name=recipe.name, calibration=calibration, metrics=metrics, card=card, data_fingerprint=identity["data"]
+        name=recipe.name,
+        calibration=calibration,
+        metrics=metrics | {f"{side}_by_source": found for side, found in figures.items()},
+        card=card,
+        data_fingerprint=identity["data"],
     )
+    judged = [row for row, at in zip(rows, sides, strict=True) if at == "valid"]
+    judged = sorted(judged, key=lambda row: sha256(row.text.encode()).digest())[:_JUDGED_ROWS_MAX]
+    with gzip.GzipFile(run / JUDGED, "wb", mtime=0) as stream:
+        stream.writelines(msgspec.json.encode(row) + b"\n" for row in judged)
     (run / FINISHED).write_text(json.dumps(asdict(finished), indent=1, sort_keys=True) + "\n", "utf-8")
     return finished
+
+
+def sources_of_heads(spec: Any, data: Any) -> dict[str, dict[str, list[str]]]:
+    """Task → head → the sources (or prefixes with *) whose rows trained it."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for task, heads, names in (
+        ("document", spec.document_heads, data.document_heads),
+        ("mention", spec.mention_heads, data.mention_heads),
+    ):
+        for head in heads:
+            found.setdefault(task, {})[head] = sorted(source for source, to in names.items() if to == head)
+    return found
+
+
+def calibration_of(calibration: Mapping[str, Any], heads: Mapping[str, str | None]) -> dict[str, Any]:
+    """The calibration with which these heads answer, in the shape of the served one."""
+    found = dict(calibration)
+    for task, head in heads.items():
+        own = calibration["conventions"].get(task, {}).get(head)
+        if own is not None:
+            found[task] = {**calibration.get(task, {}), "temperature": own.get("temperature", 1.0)}
+            if task == "mention" and "polarity" in own:
+                found["polarity"] = own["polarity"]
+    return found
 
 
 def read_finished(run: Path) -> Finished:
@@ -88,6 +146,11 @@ def read_finished(run: Path) -> Finished:
         return Finished(**json.loads(path.read_text("utf-8")))
     except (FileNotFoundError, TypeError, ValueError) as err:
         raise Fatal(f"{path}: missing or damaged; let `tapewatch train` come to its end") from err
+
+
+def read_judged(run: Path) -> list[LabelledRow]:
+    """Rows of the validation split, on which an export measures scales and compares precisions."""
+    return read_rows(run / JUDGED)
 
 
 def calibrated_figures(outputs: Mapping[str, Any], calibration: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from monitor.errors import Fatal
+from monitor.learning.rows import GENERATED
 
+T = TypeVar("T")
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -26,6 +28,11 @@ class Data(Part):
 
     A source that isn't named trains none of these heads; a key may end in * . `licences` keeps only rows whose licence,
     as stated, is listed (empty: all).
+
+    `passes`: how often an epoch visits the rows of a source (1 if not named; a key may end in *): a large side task need
+    not drown a small main one. `joined_share`: for each visited row of the served mention head, so many pairs of such
+    rows are told in one breath, different fates first: the model has to find out whose words are whose. `augment_rows`: so
+    many rows of our own grammar (`augment`, source `generated`) train beside the others.
     """
 
     document_heads: dict[str, str] = {"tfns": "news"}
@@ -39,6 +46,9 @@ class Data(Part):
     serve_mention: str = "company"
     licences: tuple[str, ...] = ()
     rows_max_per_source: int = 0
+    passes: dict[str, Annotated[float, Field(ge=0, le=20)]] = {}
+    joined_share: Share = 0.0
+    augment_rows: Annotated[int, Field(ge=0, le=100_000)] = 0
     valid_percent: Annotated[int, Field(ge=1, le=40)] = 10
     test_percent: Annotated[int, Field(ge=0, le=40)] = 10
 
@@ -144,6 +154,11 @@ def load_recipe(path: Path | None) -> Recipe:
         )
         if name and name not in heads.values()
     )
+    generated = (head_for(data.document_heads, GENERATED), head_for(data.mention_heads, GENERATED))
+    if data.augment_rows and not any(generated):
+        faults += (
+            f"{path}: data.augment_rows: no head is trained by the source {GENERATED!r}; name it in data.mention_heads",
+        )
     if faults:
         raise Fatal(f"{path}: {len(faults)} fault(s)", faults=faults)
     return recipe
@@ -151,6 +166,11 @@ def load_recipe(path: Path | None) -> Recipe:
 
 def head_for(heads: dict[str, str], source: str) -> str | None:
     """The head that a source trains: its own name first, then a pattern that ends in *."""
-    if source in heads:
-        return heads[source]
-    return next((head for key, head in heads.items() if key.endswith("*") and source.startswith(key[:-1])), None)
+    return named_for(heads, source)
+
+
+def named_for(named: dict[str, T], source: str) -> T | None:
+    """What a table of sources says of this one: its own name first, then a pattern that ends in *."""
+    if source in named:
+        return named[source]
+    return next((value for key, value in named.items() if key.endswith("*") and source.startswith(key[:-1])), None)

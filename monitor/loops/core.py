@@ -23,16 +23,25 @@ from monitor.alerting import (
     BudgetState,
     Expected,
     Habit,
+    Levels,
     Market,
     OpenAlert,
+    Pending,
     Reason,
     Rules,
     Said,
     Signal,
+    Sources,
+    VoiceRules,
     Voices,
+    Weight,
     alert_id,
+    brief,
     burst,
     close_block,
+    confirm,
+    cooling_down,
+    decompose,
     divergence,
     drift,
     expected,
@@ -44,15 +53,32 @@ from monitor.alerting import (
 )
 from monitor.clock import to_rfc3339
 from monitor.errors import Fatal
-from monitor.records import Alert, AlertTransition, Channel, ScoredMention
+from monitor.records import (
+    Alert,
+    AlertKind,
+    AlertTransition,
+    Channel,
+    Direction,
+    Notice,
+    ScoredMention,
+    Suppression,
+)
 from monitor.windows import (
     UNIT,
     Arrival,
+    Brigade,
     BucketRow,
+    Chorus,
+    ChorusPolicy,
+    Newcomers,
+    NewcomersState,
     NoveltyMemory,
     NoveltyPolicy,
+    Shares,
     SlidingSums,
     Story,
+    Tellers,
+    Told,
     Watermark,
     WatermarkPolicy,
     bucket_start_ms,
@@ -63,6 +89,11 @@ STATE_VERSION = 1
 HOUR_MS = 3_600_000
 HORIZON_MS = 24 * HOUR_MS
 MARKET_WINDOW_MS = 4 * HOUR_MS
+SILENT_AGAIN_MS = 6 * HOUR_MS
+TELLERS_MS = 4 * HOUR_MS
+STRANGERS_MAX = 0.6  # where nearly everybody is always new, newcomers can't be told apart
+FRESH_ENOUGH = 0.4  # a text with this share of new word pairs is a full voice
+QUOTE_CHARS_MAX = 240
 
 
 class Fate(StrEnum):
@@ -96,8 +127,9 @@ class WatchPolicy:
 
     @property
     def reach_back_ms(self) -> int:
-        """How far before the watermark stored mentions must be read back: the longest window, and the novelty horizon before it."""
-        return 2 * HORIZON_MS + self.bucket_ms
+        """How far before the watermark stored mentions must be read back: the longest window, the stories that decided who had
+        room at its beginning, and the novelty horizon before those."""
+        return 2 * HORIZON_MS + TELLERS_MS + self.bucket_ms
 
 
 @dataclass(slots=True, kw_only=True)
@@ -107,16 +139,21 @@ class Outcome:
     buckets: tuple[BucketRow, ...] = ()
     entity_states: Mapping[str, bytes] = field(default_factory=dict)
     transitions: tuple[AlertTransition, ...] = ()
+    suppressed: tuple[Suppression, ...] = ()
+    notices: tuple[Notice, ...] = ()
     next_timer_ms: int | None = None
 
 
 class _EntityState(msgspec.Struct, array_like=True):
-    """The blob of one entity. `opened`: (moment, score) of the last alert in each direction."""
+    """The blob of one entity. `opened`: (moment, score) of the last alert in each direction. `silent`: when it was last noted
+    that a loud signal opened no alert, by direction and reason."""
 
     version: int
     habits: dict[str, Habit]
     alert: OpenAlert | None
     opened: dict[str, tuple[int, float]]
+    pending: Pending | None = None
+    silent: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 class _PartitionState(msgspec.Struct, array_like=True):
@@ -126,28 +163,34 @@ class _PartitionState(msgspec.Struct, array_like=True):
     newest_ms: dict[str, int]
     markets: dict[str, Market]
     budget: BudgetState | None
-    opened_ms: list[int]
     counts: dict[str, int]
+    levels: dict[str, Levels] = msgspec.field(default_factory=dict)
+    sources: dict[str, Sources] = msgspec.field(default_factory=dict)
+    newcomers: NewcomersState | None = None
 
 
 class _Ear:
     """What was said lately about one entity in one channel; dropped when the last 24 hours are silent."""
 
-    __slots__ = ("decisive_ms", "novelty", "sums")
+    __slots__ = ("chorus", "decisive_ms", "novelty", "sums", "tellers")
 
-    def __init__(self, lengths_ms: tuple[int, ...], policy: NoveltyPolicy) -> None:
+    def __init__(self, lengths_ms: tuple[int, ...], policy: NoveltyPolicy, chorus: ChorusPolicy) -> None:
         self.novelty = NoveltyMemory(policy)
         self.sums = SlidingSums(lengths_ms)
+        self.chorus = Chorus(chorus)
         self.decisive_ms: int | None = None
+        self.tellers = Tellers()
 
 
 class _Entity:
-    __slots__ = ("alert", "ears", "habits", "opened")
+    __slots__ = ("alert", "ears", "habits", "opened", "pending", "silent")
 
     def __init__(self, state: _EntityState | None = None) -> None:
         self.habits: dict[str, Habit] = state.habits if state else {}
         self.alert: OpenAlert | None = state.alert if state else None
         self.opened: dict[str, tuple[int, float]] = state.opened if state else {}
+        self.pending: Pending | None = state.pending if state else None
+        self.silent: dict[str, int] = state.silent if state else {}
         self.ears: dict[str, _Ear] = {}
 
 
@@ -158,6 +201,7 @@ class PartitionCore:
         self._policy, self._rules, self._names = policy, rules, names
         self._lengths_ms = tuple(1000 * window_s for window_s in rules.windows_s)
         self._novelty = NoveltyPolicy(horizon_ms=HORIZON_MS)
+        self._chorus = ChorusPolicy(accounts_min=rules.voices.brigade_accounts_min)
         self._decisive = frozenset(event.casefold() for event in rules.voices.decisive_events)
         self._words = tuple(word.casefold() for word in rules.voices.decisive_words)
         self._watermark = Watermark(policy=_watermark_policy(policy))
@@ -165,8 +209,13 @@ class PartitionCore:
         self._markets: dict[str, Market] = {}
         self._loud: dict[str, deque[tuple[int, int, int]]] = {}
         self._loud_sums: dict[str, list[int]] = {}
+        self._shares, self._strangers = Shares(), Shares()
+        self._newcomers = Newcomers()
+        self._brigades: dict[tuple[str, Channel], Brigade] = {}
         self._budget: Budget | None = None
-        self._opened_ms: list[int] = []
+        self._levels: dict[str, Levels] = {}
+        self._sources: dict[str, Sources] = {}
+        self._suppressed: list[Suppression] = []
         self._pending: dict[str, ScoredMention] = {}
         self._folded_to_ms: int | None = None
         self._timers: list[tuple[int, str]] = []
@@ -195,8 +244,8 @@ class PartitionCore:
             core._read_partition(_decode(state, _PartitionState, "the partition"), watermark_ms)
         for name, blob in entity_states.items():
             core._entities[name] = entity = _Entity(_decode(blob, _EntityState, f"entity {name}"))
-            if entity.alert is not None and core._folded_to_ms is not None:
-                heapq.heappush(core._timers, (core._next_check_ms(entity.alert, core._folded_to_ms), name))
+            if core._folded_to_ms is not None:
+                core._set_timer(name, entity, core._folded_to_ms)
         core._read_back(recent)
         return core
 
@@ -208,13 +257,16 @@ class PartitionCore:
         """See `Watermark.settle`."""
         self._watermark.settle(settled)
 
-    def take(self, mention: ScoredMention, *, origin: str, now_ms: int | None) -> Fate:
-        """Accept one mention; it waits until the watermark has passed. `now_ms` None: a history, nobody is idle or early."""
+    def take(self, mention: ScoredMention, *, origin: str, now_ms: int | None, steady_ms: int | None = None) -> Fate:
+        """Accept one mention; it waits until the watermark has passed. `now_ms` None: a history, nobody is idle or early.
+
+        `steady_ms`: see `Watermark.observe`.
+        """
         if mention.id in self._pending:
             self.counts[Fate.DUPLICATE] += 1
             return Fate.DUPLICATE
         arrival = self._watermark.observe(
-            origin, mention.published_at_ms, now_ms=now_ms, floor_ms=self._policy.bucket_ms
+            origin, mention.published_at_ms, now_ms=now_ms, steady_ms=steady_ms, floor_ms=self._policy.bucket_ms
         )
         fate = {Arrival.ON_TIME: Fate.FOLDED, Arrival.LATE: Fate.LATE, Arrival.FUTURE: Fate.FUTURE}[arrival]
         self.counts[fate] += 1
@@ -229,9 +281,9 @@ class PartitionCore:
             return Outcome()
         return self._advance_to(bucket_start_ms(watermark_ms, self._policy.bucket_ms))
 
-    def tick(self, now_ms: int, *, drained: bool) -> Outcome:
+    def tick(self, steady_ms: int, *, drained: bool) -> Outcome:
         """Nobody speaks: let event time flow on."""
-        self._watermark.tick(now_ms, drained=drained)
+        self._watermark.tick(steady_ms, drained=drained)
         return self.advance()
 
     def finish(self) -> Outcome:
@@ -249,8 +301,10 @@ class PartitionCore:
                 newest_ms=self._watermark.newest_ms,
                 markets=dict(sorted(self._markets.items())),
                 budget=self._budget.state if self._budget else None,
-                opened_ms=self._opened_ms,
                 counts=dict(sorted(self.counts.items())),
+                levels=dict(sorted(self._levels.items())),
+                sources=dict(sorted(self._sources.items())),
+                newcomers=self._newcomers.state,
             )
         )
 
@@ -268,7 +322,7 @@ class PartitionCore:
             self._run_timers(close_ms - 1, transitions)
             batch = []
             while at < len(ready) and ready[at].published_at_ms < close_ms:
-                batch.append(ready[at])
+                batch.append(self._on_scale(ready[at]))
                 at += 1
             buckets += self._fold_bucket(batch, close_ms - length_ms)
             self._start_evaluating(close_ms)
@@ -282,29 +336,40 @@ class PartitionCore:
             self._forget(end_ms)
         states = {name: self._entity_blob(name) for name in sorted(self._dirty)}
         self._dirty.clear()
+        suppressed, self._suppressed = tuple(self._suppressed), []
         return Outcome(
             buckets=tuple(buckets),
             entity_states=states,
             transitions=tuple(transitions),
+            suppressed=suppressed,
+            notices=self._take_notices(),
             next_timer_ms=self._timers[0][0] if self._timers else None,
         )
 
     def _run_timers(self, until_ms: int, transitions: list[AlertTransition]) -> None:
-        """Look at open alerts although nobody speaks of them, in the order of time."""
+        """Look at open and pending alerts although nobody speaks of them, in the order of time."""
         while self._timers and self._timers[0][0] <= until_ms:
             due_ms, name = heapq.heappop(self._timers)
+            while self._timers and self._timers[0] == (due_ms, name):
+                heapq.heappop(self._timers)
             entity = self._entities[name]
-            if entity.alert is None or self._next_check_ms(entity.alert, due_ms - 1) != due_ms:
+            if self._due_ms(entity, due_ms - 1) != due_ms:
                 continue
             self._start_evaluating(due_ms)
             self._evaluate(name, due_ms, transitions)
-            if entity.alert is not None:
-                heapq.heappush(self._timers, (self._next_check_ms(entity.alert, due_ms), name))
+            self._set_timer(name, entity, due_ms)
 
-    def _next_check_ms(self, alert: OpenAlert, after_ms: int) -> int:
-        """Checks lie at opened_ms + k × check_s, so that a restart finds the same ones."""
-        every_ms = round(self._rules.life.check_s * 1000)
-        return alert.opened_ms + ((after_ms - alert.opened_ms) // every_ms + 1) * every_ms
+    def _set_timer(self, name: str, entity: _Entity, after_ms: int) -> None:
+        due_ms = self._due_ms(entity, after_ms)
+        if due_ms is not None:
+            heapq.heappush(self._timers, (due_ms, name))
+
+    def _due_ms(self, entity: _Entity, after_ms: int) -> int | None:
+        """Checks of open alerts lie at opened_ms + k × check_s, so that a restart finds the same ones."""
+        if entity.alert is None:
+            return entity.pending.due_ms if entity.pending and entity.pending.due_ms > after_ms else None
+        every_ms, opened_ms = round(self._rules.life.check_s * 1000), entity.alert.opened_ms
+        return opened_ms + ((after_ms - opened_ms) // every_ms + 1) * every_ms
 
     def _forget(self, at_ms: int) -> None:
         """Once an hour of event time: entities that are silent for a day keep only their record."""
@@ -320,6 +385,12 @@ class PartitionCore:
                     del entity.ears[channel]
 
     # Folding.
+
+    def _on_scale(self, mention: ScoredMention) -> ScoredMention:
+        """What another model version judged, on the scale that this channel's records were made on."""
+        levels = self._levels.setdefault(mention.channel, Levels())
+        market = self._markets.get(mention.channel)
+        return levels.hear(mention, market.shares() if market is not None else (0.25, 0.25))
 
     def _fold_bucket(self, batch: Sequence[ScoredMention], start_ms: int) -> list[BucketRow]:
         sums: dict[tuple[str, Channel], list[float]] = {}
@@ -364,29 +435,38 @@ class PartitionCore:
         """Novelty and windows: nothing here but what can be read back from stored mentions. Returns its weights in millionths."""
         ear = entity.ears.get(mention.channel)
         if ear is None:
-            ear = entity.ears[mention.channel] = _Ear(self._lengths_ms, self._novelty)
-        at_ms = mention.published_at_ms
-        hearing = ear.novelty.hear(at_ms, mention.text, mention.author, None)
-        heard = hearing.heard
-        if heard.root is not heard:
+            ear = entity.ears[mention.channel] = _Ear(self._lengths_ms, self._novelty, self._chorus)
+        at_ms, author, channel = mention.published_at_ms, mention.author, mention.channel
+        share = self._shares.hear(at_ms, channel, mention.source)
+        newcomer = author is not None and self._newcomers.hear(at_ms, author)
+        strangers = self._strangers.hear(at_ms, channel, "new" if newcomer else "known")
+        heard, fresh, spoken, crowd = ear.novelty.hear(at_ms, mention.text, author, None)
+        copy = heard.root is not heard
+        echo = newcomer and ear.chorus.is_echo(mention.text, copy=copy, crowd=crowd, spoken=spoken)
+        total_u = 0
+        if not copy:
+            told = ear.tellers.hear(at_ms, mention.source, newcomer)
+            room = _room(told, own=self._rules.voices, share=share, strangers=strangers if newcomer else None)
+            total_u = self._weight_u(
+                ear, mention, newcomer=newcomer, room=room, fresh=fresh, spoken=spoken, crowd=crowd
+            )
+        if author is not None:
+            if echo and ear.chorus.brigade is not None:
+                total_u = 0
+            brigade = ear.chorus.hear(at_ms, echo, total_u, mention)
+            if brigade is not None:
+                self._brigades[mention.entity, channel] = brigade
+        if copy:
             story = heard.root.token
             if isinstance(story, Story):
                 story.copies += 1
             return 0, 0, 0, 0
-        own = self._rules.voices
-        weight = own.stale_weight + (1.0 - own.stale_weight) * min(1.0, hearing.fresh / 0.4)
-        weight /= (1.0 + own.author_discount * hearing.spoken) * (1.0 + own.crowd_discount * hearing.crowd)
-        if self._is_decisive(mention):
-            if ear.decisive_ms is None or at_ms - ear.decisive_ms > HORIZON_MS:
-                weight *= own.decisive_weight
-            ear.decisive_ms = at_ms
-        total_u = round(weight * UNIT)
         if mention.abstained:
             negative_u = positive_u = polarity_u = 0
         else:
-            negative_u = round(weight * mention.probabilities[0] * UNIT)
-            positive_u = round(weight * mention.probabilities[2] * UNIT)
-            polarity_u = round(weight * mention.polarity * UNIT)
+            negative_u = round(total_u * mention.probabilities[0])
+            positive_u = round(total_u * mention.probabilities[2])
+            polarity_u = round(total_u * mention.polarity)
         heard.token = story = Story(
             at_ms=at_ms,
             total_u=total_u,
@@ -401,6 +481,49 @@ class PartitionCore:
         loud[0] += total_u
         loud[1] += polarity_u
         return total_u, negative_u, positive_u, polarity_u
+
+    def _weight_u(
+        self,
+        ear: _Ear,
+        mention: ScoredMention,
+        *,
+        newcomer: bool,
+        room: float,
+        fresh: float,
+        spoken: int,
+        crowd: int,
+    ) -> int:
+        """What a story's voice is worth, in millionths; see VoiceRules. How many follow an author counts nothing."""
+        own, at_ms = self._rules.voices, mention.published_at_ms
+        weight = own.stale_weight + (1.0 - own.stale_weight) * min(1.0, fresh / FRESH_ENOUGH)
+        weight /= (1.0 + own.author_discount * spoken) ** 2 * (1.0 + own.crowd_discount * crowd)
+        if not newcomer and self._is_decisive(mention):
+            if ear.decisive_ms is None or at_ms - ear.decisive_ms > HORIZON_MS:
+                weight, room = weight * own.decisive_weight, max(room, 1.0)
+            ear.decisive_ms = at_ms
+        return round(weight * min(max(room, 0.0), 1.0) * UNIT)
+
+    def _take_notices(self) -> tuple[Notice, ...]:
+        """What became of brigades since the last step."""
+        notices = []
+        for (entity, channel), brigade in sorted(self._brigades.items()):
+            example = brigade.example
+            assert isinstance(example, ScoredMention), "the ear hears mentions"
+            notices.append(
+                Notice(
+                    kind="brigade",
+                    entity=entity,
+                    channel=channel,
+                    since_ms=brigade.since_ms,
+                    last_ms=brigade.last_ms,
+                    accounts=brigade.accounts,
+                    voices=round(brigade.voices_u / UNIT, 3),
+                    document=example.document,
+                    text=example.text.split("\n", 1)[0][:QUOTE_CHARS_MAX],
+                )
+            )
+        self._brigades.clear()
+        return tuple(notices)
 
     def _remember(
         self,
@@ -424,6 +547,13 @@ class PartitionCore:
         habit.open_positive += positive
         habit.open_p += polarity
         market.add(total, polarity, polarity * mention.polarity, negative, positive)
+        self._sources.setdefault(mention.channel, Sources()).hear(
+            mention.source,
+            hour=mention.published_at_ms // HOUR_MS,
+            voices=total,
+            polarity=polarity,
+            rules=own.baseline,
+        )
 
     def _is_decisive(self, mention: ScoredMention) -> bool:
         """An event that may stand alone, told in a clear tone: tagged by the model, or named in the title."""
@@ -475,6 +605,8 @@ class PartitionCore:
                 entities=entities,
                 transitions=transitions,
             )
+        elif entity.pending is not None and not firing:
+            self._give_up(name, entity, at_ms)
 
     def _signals(self, entity: _Entity, at_ms: int) -> list[tuple[str, Signal]]:
         """The best reading of each detector, with its channel."""
@@ -562,7 +694,8 @@ class PartitionCore:
         self._dirty.add(name)
         alert = own.alert
         same = [s for _, s in signals if s.kind == alert.kind and s.direction == alert.direction]
-        against = any(signal.direction != alert.direction for _, signal, _ in firing)
+        # Only the loudest may turn it round: a second opinion beside it is controversy, not a reversal.
+        against = bool(firing) and firing[0][1].direction != alert.direction
         reason = step(
             own, score=same[0].score if same else 0.0, reversed_by=against, at_ms=at_ms, rules=self._rules.life
         )
@@ -591,29 +724,81 @@ class PartitionCore:
         entities: int,
         transitions: list[AlertTransition],
     ) -> None:
-        """Open an alert unless the same was just told or the hour is full."""
-        life = self._rules.life
-        last = entity.opened.get(signal.direction)
-        if last is not None and at_ms - last[0] < life.cooldown_s * 1000 and signal.score < 1.5 * last[1]:
-            self.counts[Reason.COOLING_DOWN] += 1
-            return
-        self._opened_ms = [each for each in self._opened_ms if at_ms - each < HOUR_MS]
-        if len(self._opened_ms) >= self._rules.budget.alerts_per_hour_max:
-            self.counts[Reason.HOUR_FULL] += 1
-            return
+        """Open an alert unless the same was just told; one that is barely loud enough waits."""
         budget = self._budget
         assert budget is not None, "only a core that has folded something opens alerts"
         needed = budget.needed(signal.kind, at_ms, entities)
+        life = self._rules.life
+        if cooling_down(entity.opened.get(signal.direction), score=signal.score, at_ms=at_ms, rules=life):
+            kind, direction, score, voices = signal.kind, signal.direction, signal.score, signal.voices.total
+            self._stay_silent(name, entity, Reason.COOLING_DOWN, kind, direction, score, needed, voices, at_ms)
+            return
+        waits = confirm(entity.pending, signal, needed=needed, at_ms=at_ms, rules=life)
+        if waits is not None:
+            if waits is not entity.pending:
+                self._give_up(name, entity, at_ms)
+                entity.pending = waits
+                self._set_timer(name, entity, at_ms)
+            return
+        entity.pending = None
         rate = budget.rate(signal.kind, name, signal.score, at_ms, entities)
         alert = self._alert(name, entity, signal, channel=channel, needed=needed, p_value=rate / entities, at_ms=at_ms)
         entity.alert = OpenAlert(
             alert=alert, channel=channel, needed=needed, peak=signal.score, opened_ms=at_ms, updated_ms=at_ms
         )
         entity.opened[signal.direction] = (at_ms, signal.score)
-        self._opened_ms.append(at_ms)
         self._dirty.add(name)
-        heapq.heappush(self._timers, (self._next_check_ms(entity.alert, at_ms), name))
+        self._set_timer(name, entity, at_ms)
         transitions.append(AlertTransition(alert=alert, change="opened", reason=OPENED[signal.kind], at_ms=at_ms))
+
+    def _give_up(self, name: str, entity: _Entity, at_ms: int) -> None:
+        """What waited to be confirmed, if anything did, no longer fires."""
+        self._dirty.add(name)
+        gone, entity.pending = entity.pending, None
+        if gone is not None:
+            self._stay_silent(
+                name,
+                entity,
+                Reason.NOT_CONFIRMED,
+                gone.kind,
+                gone.direction,
+                gone.score,
+                gone.needed,
+                gone.voices,
+                at_ms,
+            )
+
+    def _stay_silent(
+        self,
+        name: str,
+        entity: _Entity,
+        reason: Reason,
+        kind: AlertKind,
+        direction: Direction,
+        score: float,
+        needed: float,
+        voices: float,
+        at_ms: int,
+    ) -> None:
+        """Note why a loud signal opens nothing; once per direction and reason in `SILENT_AGAIN_MS`."""
+        self.counts[reason] += 1
+        key = f"{direction}/{reason}"
+        if at_ms - entity.silent.get(key, at_ms - SILENT_AGAIN_MS) < SILENT_AGAIN_MS:
+            return
+        entity.silent[key] = at_ms
+        self._dirty.add(name)
+        self._suppressed.append(
+            Suppression(
+                entity=name,
+                kind=kind,
+                direction=direction,
+                reason=reason,
+                at_ms=at_ms,
+                score=round(score, 3),
+                needed=round(needed, 3),
+                voices=round(voices, 3),
+            )
+        )
 
     def _alert(
         self, name: str, entity: _Entity, signal: Signal, *, channel: str, needed: float, p_value: float, at_ms: int
@@ -636,6 +821,22 @@ class PartitionCore:
             top_authors=own.life.top_authors,
         )
         raw_n = sum(each.copies for each in said)
+        sources = self._sources[channel]
+        names = {each.mention.source for each in said}
+        mean_tone = self._markets[channel].mean_tone()
+        shift = decompose(
+            said,
+            usual=usual.tone,
+            channel_tone=mean_tone,
+            source_tone=lambda source: sources.tone(source, mean_tone),
+        )
+        weight = Weight(
+            size=signal.score / max(needed, 1.0),
+            voices=voices.total,
+            sources=len(names),
+            quality=sum(each.weight * sources.quality(each.mention.source) for each in said) / max(voices.total, 1e-9),
+            novelty=min(1.0, voices.total / max(len(said), 1)),
+        )
         polarity = voices.polarity / voices.total
         cold = usual.exposure_h < 24 * own.baseline.cold_days
         alert = Alert(
@@ -645,7 +846,7 @@ class PartitionCore:
             direction=signal.direction,
             opened_at=to_rfc3339(at_ms),
             resolved_at=None,
-            severity=severity(score=signal.score, needed=needed, breadth=voices.total),
+            severity=severity(weight),
             p_value=float(f"{min(1.0, p_value):.4g}"),
             polarity=round(polarity, 4),
             effective_n=round(voices.total, 3),
@@ -670,30 +871,31 @@ class PartitionCore:
                 "score": round(signal.score, 3),
                 "score_needed": round(needed, 3),
                 "stories": len(said),
-                "stories_needed": why.needed,
+                "stories_needed": len(why.needed),
+                "documents_needed": list(why.needed),
+                "shift": {name: round(value, 4) for name, value in shift._asdict().items()},
+                "volume_ratio": round(voices.total / max(usual.voices, 0.01), 2),
+                "sources": len(names),
+                "source_quality": round(weight.quality, 3),
+                "novelty": round(weight.novelty, 3),
                 "authors": why.authors,
                 "top_author_share": why.top_author_share,
                 "fires_without_top_authors": why.fires_without_top_authors,
                 "budget_per_day": own.budget.false_alerts_per_day,
             },
         )
-        return msgspec.structs.replace(alert, brief=_brief(alert))
+        return msgspec.structs.replace(alert, brief=brief(alert))
 
-    def _score_of(self, said: Sequence[Said], signal: Signal, channel: str) -> float:
+    def _score_of(self, voices: Voices, signal: Signal, channel: str) -> float:
         """The detector over fewer stories, all else equal; kinds that don't rest on one window keep their score while anything is left."""
-        voices = Voices(
-            total=sum(each.weight for each in said),
-            negative=sum(each.weight * each.mention.probabilities[0] for each in said),
-            positive=sum(each.weight * each.mention.probabilities[2] for each in said),
-            polarity=sum(each.weight * each.mention.polarity for each in said),
-        )
         own = self._rules.detectors
         if voices.total < self._voices_min(channel):
             return 0.0
         if signal.kind == "burst":
             again = burst(voices, signal.expected, signal.window_s, own)
         elif signal.kind == "tone":
-            again = tone_shift(voices, signal.expected, signal.window_s, 0.0, own)
+            market_tone = signal.voices.polarity / signal.voices.total - signal.expected.tone - signal.tone
+            again = tone_shift(voices, signal.expected, signal.window_s, market_tone, own)
         else:
             return signal.score
         return again.score if again is not None and again.direction == signal.direction else 0.0
@@ -712,6 +914,8 @@ class PartitionCore:
                 habits=dict(sorted(entity.habits.items())),
                 alert=entity.alert,
                 opened=dict(sorted(entity.opened.items())),
+                pending=entity.pending,
+                silent=dict(sorted(entity.silent.items())),
             )
         )
 
@@ -723,8 +927,9 @@ class PartitionCore:
             self._folded_to_ms = bucket_start_ms(watermark_ms, self._policy.bucket_ms)
         self._markets = state.markets
         self._budget = self._make_budget(state.budget) if state.budget is not None else None
-        self._opened_ms = state.opened_ms
+        self._levels, self._sources = state.levels, state.sources
         self.counts = Counter(state.counts)
+        self._newcomers = Newcomers(state.newcomers)
 
     def _read_back(self, recent: Iterable[ScoredMention]) -> None:
         """Windows and novelty from stored mentions; what the watermark has not passed waits again."""
@@ -733,13 +938,27 @@ class PartitionCore:
             if folded_to_ms is None or mention.published_at_ms >= folded_to_ms:
                 self._pending[mention.id] = mention
             else:
-                self._hear(self._entities.setdefault(mention.entity, _Entity()), mention)
+                levels = self._levels.get(mention.channel)
+                heard = levels.level(mention) if levels is not None else mention
+                self._hear(self._entities.setdefault(mention.entity, _Entity()), heard)
+        self._brigades.clear()  # told already
         if folded_to_ms is not None:
             self._start_evaluating(folded_to_ms)
             for entity in self._entities.values():
                 for ear in entity.ears.values():
                     ear.novelty.forget_before(folded_to_ms - HORIZON_MS)
                     ear.sums.expire(folded_to_ms)
+
+
+def _room(told: Told, *, own: VoiceRules, share: float, strangers: float | None) -> float:
+    """How many voices its source has left, and where the author is new, how many all newcomers have: see VoiceRules."""
+    room = own.source_cap / max(1.0 - share, 1e-6) - told.same_source
+    if strangers is not None:
+        usual = min(strangers, STRANGERS_MAX)
+        many = (own.newcomer_cap + usual * told.by_others) / (1.0 - usual) - told.by_newcomers
+        few = (own.newcomer_cap + usual * told.by_others_h) / (1.0 - usual) - told.by_newcomers_h
+        room = min(room, many, few)
+    return room
 
 
 def _watermark_policy(policy: WatchPolicy) -> WatermarkPolicy:
@@ -756,27 +975,3 @@ def _decode(blob: bytes, kind: type[T], what: str) -> T:
     if getattr(state, "version", None) != STATE_VERSION:
         raise Fatal(f"stored state of {what} has another version than {STATE_VERSION}; run the version that wrote it")
     return state
-
-
-def _brief(alert: Alert) -> str:
-    """Plain sentences from the alert's own facts."""
-    base = alert.baseline
-    who = alert.name or alert.entity
-    hours = base["window_s"] / 3600
-    span = f"{hours:g} h" if hours >= 1 else f"{base['window_s'] // 60} min"
-    parts = [
-        (
-            f"{who}: {alert.effective_n:.1f} independent {alert.direction} voices leaning ({alert.raw_n} items) in {span};"
-            f" {base['voices']:.1f} are usual."
-        ),
-        f"Tone {alert.polarity:+.2f}, usually {base['polarity']:+.2f}.",
-    ]
-    if base["cold_start"]:
-        parts.append("Little is known of what is usual yet, so the threshold is wider.")
-    if alert.details["fires_without_top_authors"] is False:
-        parts.append("It rests on few authors: without the loudest it would not have fired.")
-    if alert.details["stories_needed"]:
-        parts.append(f"Its {alert.details['stories_needed']} strongest stories carry it.")
-    if alert.evidence:
-        parts.append(f"Strongest: “{alert.evidence[0].quote}” ({alert.evidence[0].source}).")
-    return " ".join(parts)

@@ -19,12 +19,14 @@ import structlog
 
 from monitor.clock import Clock
 from monitor.errors import Rejectable, Retryable
+from monitor.loops.attempts import AttemptGuard
 from monitor.loops.lag import LagGauge
 from monitor.loops.offsets import OffsetTracker, Partition
 from monitor.records import DeadLetter, Document, LinkedEntity, Place, ScoredMention
 from monitor.telemetry import Metrics
 
 log = structlog.get_logger()
+_ALONE_PER_TURN = 8
 
 
 class Message(Protocol):
@@ -89,7 +91,7 @@ class ScorePolicy:
     poll_messages_max: int = 1_000
     commit_ms: int = 500
     batches_in_flight: int = 2
-    model_wait_s: float = 0.5  # polling goes on at least so often, however long the model takes
+    model_wait_s: float = 0.25  # polling goes on at least so often, however long the model takes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +99,7 @@ class _Waiting:
     message: Message
     document: Document
     entities: tuple[LinkedEntity, ...]
-    since_ms: int
+    since_s: float
 
     @property
     def place(self) -> Place:
@@ -136,17 +138,22 @@ class ScoreLoop:
         policy: ScorePolicy,
         seen: Callable[[str], None] = lambda _beat: None,
         metrics: Metrics | None = None,
+        attempts: AttemptGuard | None = None,
     ) -> None:
         self._source, self._sink, self._reader, self._judge = source, sink, reader, judge
+        self._attempts = attempts
         self._clock, self._policy, self._seen = clock, policy, seen
         self._metrics = metrics or Metrics()
         self._offsets = OffsetTracker()
+        self._unread: deque[Message] = deque()
         self._waiting: list[_Waiting] = []
         self._halves: list[list[_Waiting]] = []
         self._running: deque[_Running] = deque()
         self._model = ThreadPoolExecutor(policy.batches_in_flight, thread_name_prefix="model")
         self._paused = False
-        self._committed_ms = clock.now_ms()
+        self._committed_s = (
+            clock.monotonic_s()
+        )  # intervals never by the wall clock: set back, it would stop us for as long
         self._lag = LagGauge(clock, self._metrics)
         self.counts = ScoreCounts()
 
@@ -182,21 +189,23 @@ class ScoreLoop:
         self._drop_lost()
         messages = self._source.poll(self._policy.poll_messages_max, self._poll_timeout_ms())
         self._seen("poll")
+        if not self._running:
+            self._seen("model")  # nothing asked of it: only a batch that does not end makes it look stuck
         self._metrics.count("score_documents_total", len(messages))
-        for message in messages:
-            self._take(message)
+        self._unread.extend(messages)
+        self._read_on(messages)
         self._start_batches()
         moved = len(messages) + self._collect(wait_s=0.0 if messages else self._policy.model_wait_s)
         self._start_batches()
         self._adjust_pressure()
         self._lag.measure(self._source.lag)
-        if self._clock.now_ms() - self._committed_ms >= self._policy.commit_ms:
+        if self._clock.monotonic_s() - self._committed_s >= self._policy.commit_ms / 1000:
             self._commit()
         return moved
 
     def _poll_timeout_ms(self) -> int:
         """Polling waits for messages only while there is nothing else to do."""
-        if self._running:
+        if self._running or self._unread:
             return 0  # `_collect` waits for the model instead
         return 10 if self._waiting or self._halves else 100
 
@@ -205,19 +214,60 @@ class ScoreLoop:
         for running in self._running:
             running.answer.cancel()
         self._running, self._waiting, self._halves = deque(), [], []
+        self._unread.clear()
         partitions = list(self._source.assignment())
         for partition in partitions:
             self._offsets.forget(partition)
         self._source.restart(partitions)
 
     def drain(self, drain_s: float) -> None:
-        """Score what was read already; give up at the deadline, committing only what was acknowledged."""
-        give_up_s = self._clock.monotonic_s() + drain_s
+        """Score what was read already, as far as the time goes: batches are begun in its first part only, and the last part
+        belongs to the broker's acknowledgement. What is left is not committed, and read again by whoever comes next."""
+        now_s = self._clock.monotonic_s()
+        begin_until_s, give_up_s = now_s + 0.4 * drain_s, now_s + 0.7 * drain_s
         while (self._waiting or self._halves or self._running) and self._clock.monotonic_s() < give_up_s:
-            self._start_batches(force=True)
+            if self._clock.monotonic_s() < begin_until_s:
+                self._start_batches(force=True)
+            elif not self._running:
+                break
             self._collect(wait_s=max(0.0, give_up_s - self._clock.monotonic_s()))
         self._commit()
+        if self._attempts:
+            self._attempts.close()
         self._model.shutdown(wait=False, cancel_futures=True)
+
+    def _read_on(self, fresh: Sequence[Message]) -> None:
+        """Take what was polled. What may have killed an earlier process is taken alone, a few in a turn, and everything
+        behind it waits, so that the order stays."""
+        if self._attempts and fresh:
+            self._attempts.begin(message.place for message in fresh)
+        alone = 0
+        while self._unread and alone < _ALONE_PER_TURN:
+            if self._attempts and self._attempts.suspects(self._unread[0].place):
+                alone += 1
+                self._take_alone(self._unread.popleft(), self._attempts)
+            else:
+                self._take(self._unread.popleft())
+        if self._attempts and alone:
+            self._attempts.rest()
+
+    def _take_alone(self, message: Message, attempts: AttemptGuard) -> None:
+        self._finish_all()  # whoever dies now dies of this message
+        if attempts.begin_alone(message.place):
+            self._take(message)
+            self._finish_all()
+            attempts.survive(message.place)
+            return
+        self._offsets.received(message.place)
+        self.counts.documents += 1
+        self._quarantine(
+            message, Rejectable(f"{message.place}: the process died each time it was tried", reason="kills_the_process")
+        )
+
+    def _finish_all(self) -> None:
+        while self._waiting or self._halves or self._running:
+            self._start_batches(force=True)
+            self._collect(wait_s=self._policy.model_wait_s)
 
     def _take(self, message: Message) -> None:
         self._offsets.received(message.place)
@@ -233,7 +283,7 @@ class ScoreLoop:
             self._offsets.finished(message.place)
             return
         self._waiting.append(
-            _Waiting(message=message, document=document, entities=entities, since_ms=self._clock.now_ms())
+            _Waiting(message=message, document=document, entities=entities, since_s=self._clock.monotonic_s())
         )
 
     def _quarantine(self, message: Message, err: Rejectable) -> None:
@@ -261,7 +311,7 @@ class ScoreLoop:
             if not self._waiting:
                 return
             full = len(self._waiting) >= self._policy.batch_documents_max
-            due = self._clock.now_ms() - self._waiting[0].since_ms >= self._policy.deadline_ms
+            due = self._clock.monotonic_s() - self._waiting[0].since_s >= self._policy.deadline_ms / 1000
             if not (full or due or force):
                 return
             batch = self._waiting[: self._policy.batch_documents_max]
@@ -283,7 +333,7 @@ class ScoreLoop:
         running = self._running.popleft()
         batch = running.batch
         try:
-            results = running.answer.result()
+            results = answer.result()
         except Retryable:
             raise
         except Exception as err:  # noqa: BLE001 - whatever the model died of, one document of this batch caused it
@@ -319,16 +369,20 @@ class ScoreLoop:
         """Pause above the limit, resume below half of it: polling goes on, so the broker keeps us in the group."""
         self._metrics.gauge("score_queue_documents", len(self._waiting))
         self._metrics.gauge("score_paused", float(self._paused))
-        if not self._paused and len(self._waiting) >= self._policy.queue_documents_max:
+        if not self._paused and len(self._waiting) + len(self._unread) >= self._policy.queue_documents_max:
             self._source.pause()
             self._paused = True
-        elif self._paused and len(self._waiting) <= self._policy.queue_documents_max // 2:
+        elif self._paused and len(self._waiting) + len(self._unread) <= self._policy.queue_documents_max // 2:
             self._source.resume()
             self._paused = False
 
     def _drop_lost(self) -> None:
-        for partition in self._source.lost():
+        lost = list(self._source.lost())
+        if self._attempts and lost:
+            self._attempts.give_up(lost)
+        for partition in lost:
             self._offsets.forget(partition)
+            self._unread = deque(m for m in self._unread if (m.place.topic, m.place.partition) != partition)
             self._waiting = [w for w in self._waiting if (w.place.topic, w.place.partition) != partition]
             self._halves = [
                 kept
@@ -338,13 +392,15 @@ class ScoreLoop:
 
     def _commit(self) -> None:
         """Results first, offsets after: a crash between the two repeats work and loses none."""
-        self._committed_ms = self._clock.now_ms()
+        self._committed_s = self._clock.monotonic_s()
         positions = self._offsets.committable()
         if not positions:
             return
         self._sink.flush()
         self._source.commit(positions)
         self._offsets.committed(positions)
+        if self._attempts:
+            self._attempts.committed(positions)
 
 
 def encode_mention(mention: ScoredMention) -> tuple[bytes, bytes]:

@@ -17,13 +17,13 @@ from typing import Any, Protocol
 import msgspec
 import structlog
 
-from monitor.clock import Clock
+from monitor.clock import Clock, WallSteps
 from monitor.errors import Fenced, Rejectable, Retryable
 from monitor.loops.core import Fate, Outcome, PartitionCore
 from monitor.loops.lag import LagGauge
 from monitor.loops.offsets import Partition
 from monitor.loops.score import Message
-from monitor.records import AlertTransition, DeadLetter, ScoredMention
+from monitor.records import AlertTransition, DeadLetter, ScoredMention, Suppression
 from monitor.telemetry import Metrics
 
 log = structlog.get_logger()
@@ -70,9 +70,8 @@ class Transaction(Protocol):
     ) -> set[str]: ...
     def upsert_buckets(self, rows: Iterable[Any]) -> None: ...
     def save_entity_states(self, states: Mapping[str, bytes], *, partition: int, at_ms: int) -> None: ...
-    def record_transitions(
-        self, transitions: Iterable[AlertTransition], receivers: Sequence[Any], *, now_ms: int
-    ) -> int: ...
+    def record_transitions(self, transitions: Iterable[AlertTransition]) -> int: ...
+    def keep_suppressions(self, suppressions: Iterable[Suppression]) -> None: ...
     def keep_dead_letter(self, letter: DeadLetter) -> None: ...
 
 
@@ -85,6 +84,12 @@ class Store(Protocol):
     def known_mentions(self, ids: Collection[str]) -> set[str]: ...
     def transaction(self) -> AbstractContextManager[Transaction]: ...
     def purge(self, before_ms: int, *, rows_max: int) -> int: ...
+
+
+class Pages(Protocol):
+    """Decides who is to hear of the steps that alerts have taken; see paging.py."""
+
+    def turn(self, *, hurry: bool = False) -> int: ...
 
 
 class CoreFactory(Protocol):
@@ -159,7 +164,7 @@ class WatchLoop:
         source: Source,
         store: Store,
         cores: CoreFactory,
-        receivers: Sequence[Any],
+        paging: Pages | None = None,
         topic_mentions: str,
         clock: Clock,
         policy: WatchLoopPolicy,
@@ -169,12 +174,13 @@ class WatchLoop:
     ) -> None:
         """`upstream`: raw partition → wall time (ms) until which all its mentions are in our topic; see `_idle`."""
         self._source, self._store, self._cores = source, store, cores
-        self._receivers, self._topic = receivers, topic_mentions
+        self._paging, self._topic = paging, topic_mentions
         self._clock, self._policy, self._seen = clock, policy, seen
         self._metrics = metrics or Metrics()
         self._upstream = upstream
         self._settled: Mapping[str, int] = {}
         self._purge_at_s = 0.0
+        self._steps = WallSteps(clock)
         self._lag = LagGauge(clock, self._metrics)
         self._owned: dict[Partition, _Owned] = {}
         self.counts = WatchCounts()
@@ -183,6 +189,7 @@ class WatchLoop:
         """One step; returns how many messages moved. Raises Retryable when the database or the broker was not there."""
         for partition in self._source.lost():
             self._owned.pop(partition, None)
+        stepped = self.counts.transitions
         messages = self._source.poll(self._policy.batch_mentions_max, self._policy.poll_ms)
         self._seen("poll")
         if self._upstream is not None:
@@ -194,6 +201,8 @@ class WatchLoop:
         failures += [failure for partition in self._idle() if (failure := self._attempt(partition, []))]
         if failures:
             raise failures[0]
+        if self._paging is not None:
+            self._paging.turn(hurry=self.counts.transitions > stepped)
         self._purge()
         self._lag.measure(self._source.lag)
         return len(messages)
@@ -245,11 +254,16 @@ class WatchLoop:
     def _fold(self, partition: Partition, batch: list[Message]) -> None:
         """Gather, decide, apply: everything that this batch changes, in one transaction."""
         owned = self._owned.get(partition) or self._restore(partition)
-        now_ms = self._clock.now_ms()
-        fresh, letters = self._gather(owned, batch)
+        if batch and owned.stored is not None:
+            # Behind the stored position: fetched before a seek took effect. The offset must never go back.
+            batch = [message for message in batch if message.place.offset >= owned.stored]
+            if not batch:
+                return
+        now_ms, steady_ms = self._steps.latest_ms(), round(1000 * self._clock.monotonic_s())
+        fresh, letters = self._gather(batch)
         owned.core.settle(self._settled)
-        fates = {m.id: owned.core.take(m, origin=origin, now_ms=now_ms) for m, origin in fresh}
-        silent_until_ms = self._silent_until_ms(now_ms)
+        fates = {m.id: owned.core.take(m, origin=origin, now_ms=now_ms, steady_ms=steady_ms) for m, origin in fresh}
+        silent_until_ms = self._silent_until_ms(steady_ms)
         if batch:
             outcome = owned.core.advance()
         elif silent_until_ms:
@@ -307,19 +321,18 @@ class WatchLoop:
                 transaction.keep_dead_letter(letter)
             transaction.upsert_buckets(change.outcome.buckets)
             transaction.save_entity_states(change.outcome.entity_states, partition=partition[1], at_ms=now_ms)
-            transaction.record_transitions(change.outcome.transitions, self._receivers, now_ms=now_ms)
+            transaction.record_transitions(change.outcome.transitions)
+            transaction.keep_suppressions(change.outcome.suppressed)
         self._seen("database")
         self._metrics.observe("watch_transaction_seconds", self._clock.monotonic_s() - started_s)
         if owned.core.watermark_ms is not None:
             self._metrics.gauge("watch_watermark_seconds", owned.core.watermark_ms / 1000, label=str(partition[1]))
 
-    def _gather(self, owned: _Owned, batch: list[Message]) -> tuple[list[tuple[ScoredMention, str]], list[DeadLetter]]:
+    def _gather(self, batch: list[Message]) -> tuple[list[tuple[ScoredMention, str]], list[DeadLetter]]:
         """Decode, leave out what is stored or twice in the batch, quarantine what is no mention."""
         decoded: dict[str, tuple[ScoredMention, str]] = {}
         letters = []
         for message in batch:
-            if owned.stored is not None and message.place.offset < owned.stored:
-                continue  # behind the stored position: fetched before a seek took effect
             try:
                 mention = decode_mention(message)
             except Rejectable as err:
@@ -381,9 +394,9 @@ class WatchLoop:
         lag = self._source.lag()
         return [partition for partition in quiet if lag.get(partition, 1) <= 0]
 
-    def _silent_until_ms(self, now_ms: int) -> int:
+    def _silent_until_ms(self, steady_ms: int) -> int:
         """Silence counts only as far as every raw partition has been judged; 0 while that is not known."""
-        return min(self._settled.values(), default=now_ms if self._upstream is None else 0)
+        return min(self._settled.values(), default=steady_ms if self._upstream is None else 0)
 
 
 def decode_mention(message: Message) -> ScoredMention:
@@ -420,4 +433,4 @@ def _origin(message: Message) -> str:
 
 
 def _changed(outcome: Outcome) -> bool:
-    return bool(outcome.buckets or outcome.entity_states or outcome.transitions)
+    return bool(outcome.buckets or outcome.entity_states or outcome.transitions or outcome.suppressed)

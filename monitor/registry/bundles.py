@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import onnx
 
 from monitor.errors import Fatal
 from monitor.records import LABELS, Record
+from monitor.registry.graphs import read_graph
+from monitor.registry.signing import check_signature
 
 SHIPPED = Path(__file__).parent / "shipped"
 FORMAT = 1
 _FILES = ("card.md", "model.onnx", "tokenizer.json")
-_DOMAINS = {"", "ai.onnx", "com.microsoft"}
 _HEAD_LABELS = {"document": LABELS, "mention": LABELS, "evidence": ("O", "B", "I")}
 
 
@@ -36,6 +37,18 @@ class Polarity(Record, frozen=True, kw_only=True):
     knots_y: tuple[float, ...] = (-1.0, 1.0)
 
 
+class Convention(Record, frozen=True, kw_only=True):
+    """A head that judges as some sources of labels do: its graph output, their names (or prefixes with *), its calibration."""
+
+    output: str
+    sources: tuple[str, ...] = ()
+    temperature: float = 1.0
+    polarity: Polarity = Polarity()
+
+
+Conventions = dict[str, dict[str, Convention]]  # task (document | mention) → head → convention
+
+
 class _File(Record, frozen=True, kw_only=True):
     sha256: str
     bytes: int
@@ -53,11 +66,16 @@ class _Manifest(Record, frozen=True, kw_only=True):
     data_fingerprint: str
     code_fingerprint: str
     files: dict[str, _File]
+    conventions: Conventions = {}  # bundles of before 0.2 have the served heads alone
+    activations: dict[str, tuple[float, float]] = {}
     metrics: dict[str, Any] = {}
 
 
 class Bundle(Record, frozen=True, kw_only=True):
-    """A verified bundle. `fingerprint` is the sha256 of its manifest, and so of everything in it."""
+    """A verified bundle. `fingerprint` is the sha256 of its manifest, and so of everything in it.
+
+    `activations`: tensor → range, for an int8 engine with fixed scales.
+    """
 
     folder: Path
     name: str
@@ -67,7 +85,16 @@ class Bundle(Record, frozen=True, kw_only=True):
     pad_id: int
     heads: dict[str, Head]
     polarity: Polarity
+    conventions: Conventions
+    activations: dict[str, tuple[float, float]]
     metrics: dict[str, Any]
+
+    @property
+    def other_outputs(self) -> tuple[str, ...]:
+        """Outputs of the graph that service does not need: the heads of the conventions that are not served."""
+        served = {f"{task}_logits" for task in self.heads}
+        every = (c.output for heads in self.conventions.values() for c in heads.values())
+        return tuple(output for output in every if output not in served)
 
     @property
     def model(self) -> str:
@@ -83,14 +110,19 @@ class Bundle(Record, frozen=True, kw_only=True):
         return self.folder / "tokenizer.json"
 
 
-def load_bundle(folder: Path | None = None) -> Bundle:
-    """The bundle in `folder`, or the shipped one. Raises Fatal naming the file and the key at fault."""
+def load_bundle(folder: Path | None = None, *, trusted: Sequence[Path] = ()) -> Bundle:
+    """The bundle in `folder`, or the shipped one. Raises Fatal naming the file and the key at fault.
+
+    With `trusted` public keys (PEM files) a bundle that none of them signed is refused, the shipped one too.
+    """
     folder = folder or SHIPPED
     path = folder / "manifest.json"
     try:
         blob = path.read_bytes()
     except OSError as err:
         raise Fatal(f"{path}: can't be read ({err.strerror}); name a bundle folder in [bundle] path") from err
+    if trusted:
+        check_signature(folder, blob, trusted)
     try:
         manifest = msgspec.json.decode(blob, type=_Manifest)
     except msgspec.DecodeError as err:
@@ -99,7 +131,7 @@ def load_bundle(folder: Path | None = None) -> Bundle:
         raise Fatal(f"{path}: format is {manifest.format}, this version reads {FORMAT}; export the bundle again")
     _check_heads(path, manifest)
     _check_files(folder, path, manifest)
-    _check_graph(folder / "model.onnx")
+    _check_graph(folder / "model.onnx", manifest.conventions)
     return Bundle(
         folder=folder,
         name=manifest.name,
@@ -109,6 +141,8 @@ def load_bundle(folder: Path | None = None) -> Bundle:
         pad_id=manifest.pad_id,
         heads=manifest.heads,
         polarity=manifest.polarity,
+        conventions=manifest.conventions,
+        activations=manifest.activations,
         metrics=manifest.metrics,
     )
 
@@ -126,9 +160,19 @@ def _check_heads(path: Path, manifest: _Manifest) -> None:
             raise Fatal(f"{path}: heads.{name}.temperature is {head.temperature}, must be above 0")
         if name == "events" and len(head.thresholds) != len(head.labels):
             raise Fatal(f"{path}: heads.events has {len(head.labels)} labels but {len(head.thresholds)} thresholds")
-    x, y = manifest.polarity.knots_x, manifest.polarity.knots_y
+    _check_knots(path, "polarity", manifest.polarity)
+    for task, heads in manifest.conventions.items():
+        for name, convention in heads.items():
+            key = f"conventions.{task}.{name}"
+            if not convention.temperature > 0:
+                raise Fatal(f"{path}: {key}.temperature is {convention.temperature}, must be above 0")
+            _check_knots(path, f"{key}.polarity", convention.polarity)
+
+
+def _check_knots(path: Path, key: str, knots: Polarity) -> None:
+    x, y = knots.knots_x, knots.knots_y
     if len(x) != len(y) or len(x) < 2 or list(x) != sorted(set(x)) or list(y) != sorted(y):
-        raise Fatal(f"{path}: polarity.knots_x must rise, knots_y must not fall, and both must have the same length")
+        raise Fatal(f"{path}: {key}.knots_x must rise, knots_y must not fall, and both must have the same length")
 
 
 def _check_files(folder: Path, path: Path, manifest: _Manifest) -> None:
@@ -148,12 +192,11 @@ def _check_files(folder: Path, path: Path, manifest: _Manifest) -> None:
             )
 
 
-def _check_graph(path: Path) -> None:
-    """A graph may neither read other files nor run operators that we don't know."""
-    model = onnx.load(str(path), load_external_data=False)
-    for tensor in model.graph.initializer:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
-            raise Fatal(f"{path}: {tensor.name} lies outside of the file; such graphs are not loaded")
-    foreign = {node.domain for node in model.graph.node} - _DOMAINS
-    if foreign or model.functions:
-        raise Fatal(f"{path}: operators of {', '.join(sorted(foreign)) or 'local functions'} are not allowed")
+def _check_graph(path: Path, conventions: Conventions) -> None:
+    """A graph may neither read other files nor run operators that we don't know; every convention's output is there."""
+    model = read_graph(path)
+    outputs = {output.name for output in model.graph.output}
+    for task, heads in conventions.items():
+        for name, convention in heads.items():
+            if convention.output not in outputs:
+                raise Fatal(f"{path}: has no output {convention.output}, which conventions.{task}.{name} names")

@@ -3,6 +3,18 @@
 from monitor.scoring.batching import BatchPolicy, cut_batches
 from monitor.scoring.engine import Engine, OnnxEngine
 from monitor.scoring.explain import Attribution, explain
+from monitor.scoring.faithfulness import Faithfulness, faithfulness
 from monitor.scoring.scorer import Scorer, ScorerPolicy
 
-__all__ = ["Attribution", "BatchPolicy", "Engine", "OnnxEngine", "Scorer", "ScorerPolicy", "cut_batches", "explain"]
+__all__ = [
+    "Attribution",
+    "BatchPolicy",
+    "Engine",
+    "Faithfulness",
+    "OnnxEngine",
+    "Scorer",
+    "ScorerPolicy",
+    "cut_batches",
+    "explain",
+    "faithfulness",
+]

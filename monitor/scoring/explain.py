@@ -36,15 +36,15 @@ def explain(document: Document, entity: LinkedEntity, judge: Judge, *, top_share
     """Judge the text, then once more without each of its words (the company's own words stay)."""
     words = [w for w in _words(document.title) if not _overlaps(w, entity.spans)][:WORDS_MAX]
     base, *rest = (
-        mentions[0] for mentions in judge([(document, (entity,)), *(_without(document, entity, [w]) for w in words)])
+        mentions[0] for mentions in judge([(document, (entity,)), *(without(document, entity, [w]) for w in words)])
     )
     label = max(range(3), key=base.probabilities.__getitem__)
     pulls = [base.probabilities[label] - other.probabilities[label] for other in rest]
     ranked = sorted(range(len(words)), key=lambda i: -pulls[i])[: max(1, round(top_share * len(words)))]
     fall = 0.0
     if words:
-        without = judge([_without(document, entity, sorted(words[i] for i in ranked))])[0][0]
-        fall = base.probabilities[label] - without.probabilities[label]
+        shorter = judge([without(document, entity, sorted(words[i] for i in ranked))])[0][0]
+        fall = base.probabilities[label] - shorter.probabilities[label]
     return Explanation(
         mention=base,
         label=base.label,
@@ -73,7 +73,7 @@ def _overlaps(word: tuple[int, int], spans: Sequence[Span]) -> bool:
     return any(word[0] < span.end and word[1] > span.start for span in spans)
 
 
-def _without(
+def without(
     document: Document, entity: LinkedEntity, words: Sequence[tuple[int, int]]
 ) -> tuple[Document, tuple[LinkedEntity, ...]]:
     """The same document with words replaced by nothing, and the entity's spans moved along."""

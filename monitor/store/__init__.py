@@ -7,9 +7,13 @@ from monitor.store.rows import (
     StoredAnchor,
     StoredBucket,
     StoredDeadLetter,
+    StoredDecision,
     StoredDelivery,
+    StoredMark,
     StoredPartition,
+    StoredSilence,
     StoredTransition,
+    WaitingStep,
 )
 from monitor.store.store import Store
 from monitor.store.watching import WatchTransaction, delivery_id
@@ -22,9 +26,13 @@ __all__ = [
     "StoredAnchor",
     "StoredBucket",
     "StoredDeadLetter",
+    "StoredDecision",
     "StoredDelivery",
+    "StoredMark",
     "StoredPartition",
+    "StoredSilence",
     "StoredTransition",
+    "WaitingStep",
     "WatchTransaction",
     "delivery_id",
 ]

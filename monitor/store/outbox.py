@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from sqlalchemy import Connection, and_, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, case, exists, func, or_, select, update
 
 from monitor.store import tables as t
 from monitor.store.engine import is_postgres
 from monitor.store.rows import ClaimedDelivery, ReceiverState, StoredDelivery, storable
-from monitor.store.watching import upsert
+from monitor.store.watching import insert, upsert
 
 _SHOWN = (
     "id",
@@ -97,29 +97,86 @@ class Outbox(ABC):
                 update(t.outbox).where(pending).values(status="disabled", lease_owner=None, lease_until_ms=None)
             )
 
+    def park_deliveries(self, receiver: str) -> int:
+        """What was written for a receiver after it was disabled stops as well; returns how many."""
+        o = t.outbox.c
+        pending = and_(o.receiver == receiver, o.status == "pending")
+        with self._reading("reading deliveries") as connection:
+            if connection.execute(select(o.id).where(pending).limit(1)).first() is None:
+                return 0  # asked at every turn: nothing is written for nothing
+        with self._writing("parking deliveries") as connection:
+            return connection.execute(
+                update(t.outbox).where(pending).values(status="disabled", lease_owner=None, lease_until_ms=None)
+            ).rowcount
+
+    def release_deliveries(self, ids: Sequence[str], *, owner: str) -> int:
+        """Claimed but not tried: due again at once, as if they had never been claimed; returns how many."""
+        o = t.outbox.c
+        mine = and_(o.id.in_(list(ids)), o.lease_owner == owner, o.status == "pending")
+        untried = {
+            "lease_owner": None,
+            "lease_until_ms": None,
+            "attempts": o.attempts - 1,
+            "first_attempt_at_ms": case((o.attempts <= 1, None), else_=o.first_attempt_at_ms),
+        }
+        with self._writing("releasing deliveries") as connection:
+            return connection.execute(update(t.outbox).where(mine).values(**untried)).rowcount
+
     def receiver_state(self, name: str) -> ReceiverState:
         with self._reading("reading receivers") as connection:
             row = connection.execute(select(t.receivers).where(t.receivers.c.name == name)).one_or_none()
         return ReceiverState(**row._mapping) if row is not None else ReceiverState(name=name)
 
-    def save_receiver_state(self, state: ReceiverState) -> None:
-        row = {field: getattr(state, field) for field in state.__struct_fields__}
-        with self._writing("saving a receiver") as connection:
-            connection.execute(upsert(connection, t.receivers, ("name",), tuple(set(row) - {"name"})), row)
+    def receiver_states(self) -> list[ReceiverState]:
+        """All that are remembered, by name."""
+        with self._reading("reading receivers") as connection:
+            rows = connection.execute(select(t.receivers).order_by(t.receivers.c.name))
+            return [ReceiverState(**row._mapping) for row in rows]
 
-    def deliveries(self, *, limit: int = 100, status: str | None = None) -> list[StoredDelivery]:
+    def change_receiver(self, name: str, change: Callable[[ReceiverState], ReceiverState]) -> ReceiverState:
+        """Read, change and write in one transaction: two processes that fail at once count two failures."""
+        with self._writing("saving a receiver") as connection:
+            fresh = {"name": name, "consecutive_failures": 0}
+            connection.execute(insert(connection, t.receivers).on_conflict_do_nothing(), fresh)
+            wanted = select(t.receivers).where(t.receivers.c.name == name)
+            row = connection.execute(wanted.with_for_update() if is_postgres(connection) else wanted).one()
+            state = change(ReceiverState(**row._mapping))
+            values = {field: getattr(state, field) for field in state.__struct_fields__ if field != "name"}
+            connection.execute(update(t.receivers).where(t.receivers.c.name == name).values(**values))
+        return state
+
+    def take_probe(self, name: str, *, now_ms: int, until_ms: int) -> bool:
+        """The one try after a rest: True for the process that may make it; the others rest on until `until_ms`."""
+        r = t.receivers.c
+        rested = and_(r.name == name, or_(r.open_until_ms.is_(None), r.open_until_ms <= now_ms))
+        with self._writing("probing a receiver") as connection:
+            done = connection.execute(update(t.receivers).where(rested).values(open_until_ms=until_ms))
+            return done.rowcount == 1
+
+    def deliveries(
+        self, *, limit: int = 100, status: str | None = None, receiver: str | None = None
+    ) -> list[StoredDelivery]:
         """The newest first."""
         o = t.outbox.c
         wanted = select(*(o[name] for name in _SHOWN)).order_by(o.created_at_ms.desc(), o.id).limit(limit)
         if status is not None:
             wanted = wanted.where(o.status == status)
+        if receiver is not None:
+            wanted = wanted.where(o.receiver == receiver)
         with self._reading("reading deliveries") as connection:
             return [StoredDelivery(**row._mapping) for row in connection.execute(wanted)]
 
-    def retry_deliveries(self, ids: Sequence[str], *, now_ms: int) -> int:
-        """Failed and disabled ones become due again, and their receivers are enabled; returns how many."""
+    def retry_deliveries(self, ids: Sequence[str] | None = None, *, now_ms: int, receiver: str | None = None) -> int:
+        """Failed and disabled ones become due again, and their receivers are enabled; returns how many.
+
+        Those of `ids`, or all; of one `receiver`, or of every one.
+        """
         o = t.outbox.c
-        chosen = and_(o.id.in_(list(ids)), o.status.in_(["failed", "disabled"]))
+        chosen: ColumnElement[bool] = o.status.in_(["failed", "disabled"])
+        if ids is not None:
+            chosen = and_(chosen, o.id.in_(list(ids)))
+        if receiver is not None:
+            chosen = and_(chosen, o.receiver == receiver)
         with self._writing("retrying deliveries") as connection:
             names = connection.execute(select(o.receiver).where(chosen).distinct()).scalars().all()
             fresh = {"status": "pending", "attempts": 0, "next_attempt_at_ms": now_ms, "first_attempt_at_ms": None}
@@ -148,18 +205,15 @@ class Outbox(ABC):
             "first_attempt_at_ms": first_ms,
         }
         connection.execute(update(t.outbox).where(t.outbox.c.id == row.id).values(**taken))
-        steps = t.alert_transitions.c
-        step = connection.execute(
-            select(steps.at_ms, steps.payload).where(steps.alert_id == row.alert_id, steps.sequence == row.sequence)
-        ).one()
         return ClaimedDelivery(
             id=row.id,
             alert_id=row.alert_id,
             sequence=row.sequence,
             receiver=row.receiver,
+            event=row.event,
             change=row.change,
-            at_ms=step.at_ms,
-            alert_json=step.payload,
+            at_ms=row.at_ms,
+            alert_json=row.payload,
             attempts=row.attempts + 1,
             first_attempt_at_ms=first_ms,
             lease_until_ms=now_ms + lease_ms,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol
 
-from monitor.records import Alert, Channel, DeadLetter, Record
+from monitor.records import Alert, AlertKind, AlertTransition, Channel, DeadLetter, Direction, Record
 
+Topic = Literal["alerts", "operator"]
+Severity = Literal["low", "medium", "high", "critical"]
 DeliveryStatus = Literal["pending", "delivered", "failed", "disabled"]
 AlertStatus = Literal["open", "resolved"]
 
@@ -41,6 +44,45 @@ class Subscriber(Protocol):
     @property
     def name(self) -> str: ...
     def wants(self, alert: Alert, /) -> bool: ...
+    def hears(self, topic: Topic, severity: Severity, /) -> bool: ...
+
+
+class PageMessage(Protocol):
+    """A message of the pager: `alert` stands for the page, or `body` is a digest's own."""
+
+    @property
+    def page(self) -> str: ...
+    @property
+    def sequence(self) -> int: ...
+    @property
+    def event(self) -> str: ...
+    @property
+    def change(self) -> str: ...
+    @property
+    def at_ms(self) -> int: ...
+    @property
+    def severity(self) -> Severity: ...
+    @property
+    def alert(self) -> Alert | None: ...
+    @property
+    def body(self) -> Mapping[str, Any] | None: ...
+
+
+class Decision(Protocol):
+    """What became of a step of an alert."""
+
+    @property
+    def alert(self) -> str: ...
+    @property
+    def sequence(self) -> int: ...
+    @property
+    def verdict(self) -> str: ...
+    @property
+    def reason(self) -> str: ...
+    @property
+    def page(self) -> str: ...
+    @property
+    def silence(self) -> int | None: ...
 
 
 class StoredAnchor(Record, frozen=True, kw_only=True):
@@ -92,6 +134,55 @@ class StoredTransition(Record, frozen=True, kw_only=True):
     alert: Alert
 
 
+class WaitingStep(Record, frozen=True, kw_only=True):
+    """A step of an alert's life that nobody has decided about."""
+
+    transition: AlertTransition
+    sequence: int
+
+
+class StoredMark(Record, frozen=True, kw_only=True):
+    """How far a partition has come."""
+
+    partition: int
+    next: int
+    watermark_ms: int | None
+
+
+class StoredDecision(Record, frozen=True, kw_only=True):
+    """What became of a step of an alert: told or not, and why."""
+
+    alert_id: str
+    sequence: int
+    at_ms: int
+    verdict: str
+    reason: str
+    page_id: str | None
+    silence_id: int | None
+    decided_at_ms: int | None
+
+
+class StoredSilence(Record, frozen=True, kw_only=True):
+    """One row of `silences`; `days` and minutes (UTC) make it a mute time."""
+
+    id: int
+    author: str
+    reason: str
+    created_at_ms: int
+    starts_at_ms: int
+    ends_at_ms: int
+    expired_at_ms: int | None
+    expired_by: str | None
+    entity: str | None
+    sector: str | None
+    kind: AlertKind | None
+    direction: Direction | None
+    severity_max: Severity
+    days: str | None
+    start_minute: int | None
+    until_minute: int | None
+
+
 class StoredDeadLetter(Record, frozen=True, kw_only=True):
     """A quarantined message and its number for `tapewatch dead-letters replay`."""
 
@@ -111,12 +202,13 @@ class ReceiverState(Record, frozen=True, kw_only=True):
 
 
 class ClaimedDelivery(Record, frozen=True, kw_only=True):
-    """A message that this worker alone may send until its lease ends. `alert_json` is the alert as it was then."""
+    """A message that this worker alone may send until its lease ends. `event` is its type, `alert_json` its data."""
 
     id: str
     alert_id: str
     sequence: int
     receiver: str
+    event: str
     change: str
     at_ms: int
     alert_json: bytes

@@ -11,16 +11,18 @@ from sqlalchemy import Connection, Engine, delete, select, update
 from monitor.records import Alert, DeadLetter, Place, ScoredMention
 from monitor.store import tables as t
 from monitor.store.anchors import TopicAnchors
+from monitor.store.attempts import Attempts
 from monitor.store.engine import WRITING, engine_for, translated
 from monitor.store.migrate import migrate
 from monitor.store.outbox import Outbox
+from monitor.store.paging import Paging
 from monitor.store.rows import Counts, StoredBucket, StoredDeadLetter, StoredPartition, StoredTransition
-from monitor.store.watching import WatchTransaction, chunks, count, insert
+from monitor.store.watching import WatchTransaction, chunks, count
 
 _Headers = tuple[tuple[str, bytes], ...]
 
 
-class Store(Outbox, TopicAnchors):
+class Store(Outbox, Paging, Attempts, TopicAnchors):
     """Opened once a process; safe to use from several threads. Raises Retryable, Fenced or Fatal."""
 
     def __init__(self, engine: Engine) -> None:
@@ -158,32 +160,6 @@ class Store(Outbox, TopicAnchors):
                 connection.execute(update(d).where(d.c.id.in_(part)).values(replayed_at_ms=now_ms)).rowcount
                 for part in chunks(ids)
             )
-
-    # Attempts at messages that may kill the process.
-
-    def note_attempts(self, places: Sequence[Place]) -> dict[Place, int]:
-        """Count one more attempt for each place before it is processed; returns how many that makes."""
-        a = t.attempts.c
-        counts: dict[Place, int] = {}
-        with self._writing("noting attempts") as connection:
-            for place in places:
-                row = {"topic": place.topic, "partition": place.partition, "offset": place.offset, "count": 1}
-                statement = insert(connection, t.attempts)
-                statement = statement.on_conflict_do_update(
-                    index_elements=["topic", "partition", "offset"], set_={"count": a.count + 1}
-                )
-                counts[place] = connection.execute(statement.returning(a.count), row).scalar_one()
-        return counts
-
-    def clear_attempts(self, places: Sequence[Place]) -> None:
-        a = t.attempts.c
-        with self._writing("clearing attempts") as connection:
-            for place in places:
-                connection.execute(
-                    delete(t.attempts).where(
-                        a.topic == place.topic, a.partition == place.partition, a.offset == place.offset
-                    )
-                )
 
     # Housekeeping.
 

@@ -122,6 +122,8 @@ alert_transitions = Table(
     UniqueConstraint("alert_id", "change", "at_ms"),
 )
 
+# `alert_id` is the thread that a message belongs to: an alert, a digest or an operator alert. Messages of one thread go out in
+# the order of `sequence`, which counts what was told, not the alert's own steps.
 outbox = Table(
     "outbox",
     metadata,
@@ -130,6 +132,9 @@ outbox = Table(
     Column("sequence", Integer, nullable=False),
     Column("receiver", Text, nullable=False),
     Column("change", Text, nullable=False),
+    Column("event", Text, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
     Column("status", Text, nullable=False),
     Column("attempts", Integer, nullable=False),
@@ -139,12 +144,81 @@ outbox = Table(
     Column("delivered_at_ms", BigInteger),
     Column("lease_owner", Text),
     Column("lease_until_ms", BigInteger),
-    ForeignKeyConstraint(
-        ["alert_id", "sequence"], ["alert_transitions.alert_id", "alert_transitions.sequence"], ondelete="CASCADE"
-    ),
     CheckConstraint("status IN ('pending', 'delivered', 'failed', 'disabled')", name="status"),
     UniqueConstraint("alert_id", "receiver", "sequence"),
     Index(None, "receiver", "status", "next_attempt_at_ms"),
+)
+
+# One row a step of an alert, written with the step: `waiting` until the pager has decided.
+paging_decisions = Table(
+    "paging_decisions",
+    metadata,
+    Column("alert_id", Text, primary_key=True),
+    Column("sequence", Integer, primary_key=True, autoincrement=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("verdict", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("page_id", Text),
+    Column("silence_id", BigInteger),
+    Column("decided_at_ms", BigInteger),
+    ForeignKeyConstraint(
+        ["alert_id", "sequence"], ["alert_transitions.alert_id", "alert_transitions.sequence"], ondelete="CASCADE"
+    ),
+    CheckConstraint("verdict IN ('waiting', 'told', 'digested', 'silent')", name="verdict"),
+    Index(None, "verdict", "at_ms"),
+)
+
+paging_state = Table(
+    "paging_state",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("version", BigInteger, nullable=False),
+    Column("state", LargeBinary, nullable=False),
+)
+
+silences = Table(
+    "silences",
+    metadata,
+    Column("id", RowId, primary_key=True, autoincrement=True),
+    Column("author", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("starts_at_ms", BigInteger, nullable=False),
+    Column("ends_at_ms", BigInteger, nullable=False),
+    Column("expired_at_ms", BigInteger),
+    Column("expired_by", Text),
+    Column("entity", Text),
+    Column("sector", Text),
+    Column("kind", Text),
+    Column("direction", Text),
+    Column("severity_max", Text, nullable=False),
+    Column("days", Text),
+    Column("start_minute", Integer),
+    Column("until_minute", Integer),
+    Index(None, "ends_at_ms"),
+)
+
+acknowledgements = Table(
+    "acknowledgements",
+    metadata,
+    Column("alert_id", Text, ForeignKey("alerts.id", ondelete="CASCADE"), primary_key=True),
+    Column("author", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+)
+
+suppressions = Table(
+    "suppressions",
+    metadata,
+    Column("entity", Text, primary_key=True),
+    Column("direction", Text, primary_key=True),
+    Column("reason", Text, primary_key=True),
+    Column("at_ms", BigInteger, primary_key=True, autoincrement=False),
+    Column("kind", Text, nullable=False),
+    Column("score", Float, nullable=False),
+    Column("needed", Float, nullable=False),
+    Column("voices", Float, nullable=False),
+    Index(None, "at_ms"),
 )
 
 receivers = Table(
@@ -182,6 +256,15 @@ attempts = Table(
     Column("partition", Integer, primary_key=True, autoincrement=False),
     Column("offset", BigInteger, primary_key=True, autoincrement=False),
     Column("count", Integer, nullable=False),
+)
+
+reaches = Table(
+    "reaches",
+    metadata,
+    Column("topic", Text, primary_key=True),
+    Column("partition", Integer, primary_key=True, autoincrement=False),
+    Column("owner", Text, nullable=False),
+    Column("reach", BigInteger, nullable=False),
 )
 
 # Which topic (by the broker's id) the offsets of a group belong to, and what is refused until an operator accepts it.

@@ -15,10 +15,10 @@ from sqlalchemy.dialects.sqlite import Insert as SqliteInsert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from monitor.errors import Fenced
-from monitor.records import AlertTransition, DeadLetter, ScoredMention
+from monitor.records import AlertTransition, DeadLetter, ScoredMention, Suppression
 from monitor.store import tables as t
 from monitor.store.engine import is_postgres
-from monitor.store.rows import Bucket, Subscriber, storable
+from monitor.store.rows import Bucket, Decision, PageMessage, Subscriber, Topic, storable
 
 T = TypeVar("T")
 CHUNK = 500  # values in one IN (…)
@@ -109,16 +109,60 @@ class WatchTransaction:
             replace = upsert(self._connection, t.entity_states, ("entity",), ("partition", "state", "updated_at_ms"))
             self._connection.execute(replace, rows)
 
-    def record_transitions(
-        self, transitions: Iterable[AlertTransition], receivers: Sequence[Subscriber], *, now_ms: int
-    ) -> int:
-        """Keep each step of an alert's life and one outbox row for each receiver that is to hear of it.
+    def record_transitions(self, transitions: Iterable[AlertTransition]) -> int:
+        """Keep each step of an alert's life; the pager then decides who is to hear of it.
 
-        Idempotent: a step that is stored already, and any step after `resolved`, is skipped. A receiver's first message
-        about an alert always says `opened`, whichever step first passed its filter; after it come all further steps,
-        and a resolution is sent only to those who heard of the alert. Returns how many steps were new.
+        Idempotent: a step that is stored already, and any step after `resolved`, is skipped. Returns how many were new.
         """
-        return sum(self._record(transition, receivers, now_ms) for transition in transitions)
+        return sum(self._record(transition) for transition in transitions)
+
+    def keep_suppressions(self, suppressions: Iterable[Suppression]) -> None:
+        """Why loud signals opened no alert; a repeat changes nothing."""
+        rows = [msgspec.to_builtins(each) for each in suppressions]
+        if rows:
+            self._connection.execute(insert(self._connection, t.suppressions).on_conflict_do_nothing(), rows)
+
+    def save_paging(self, *, expected: int, state: bytes) -> None:
+        """Compare-and-swap of the pager's state; `expected` 0: there is none yet. Call it first: it takes the row's lock.
+
+        Raises Fenced when another process has paged meanwhile: roll back and read again.
+        """
+        state_of = t.paging_state.c
+        values = {"version": expected + 1, "state": state}
+        if expected == 0:
+            first = insert(self._connection, t.paging_state).values(id=1, **values)
+            moved = self._connection.execute(first.on_conflict_do_nothing().returning(state_of.id)).all()
+        else:
+            swap = update(t.paging_state).where(state_of.version == expected)
+            moved = self._connection.execute(swap.values(**values).returning(state_of.id)).all()
+        if len(moved) != 1:
+            raise Fenced(f"paging: version is no longer {expected}; another process has paged")
+
+    def settle(self, decisions: Iterable[Decision], *, now_ms: int) -> None:
+        """What became of steps of alerts."""
+        d = t.paging_decisions
+        for each in decisions:
+            self._connection.execute(
+                update(d)
+                .where(d.c.alert_id == each.alert, d.c.sequence == each.sequence)
+                .values(
+                    verdict=str(each.verdict),
+                    reason=str(each.reason),
+                    page_id=each.page,
+                    silence_id=each.silence,
+                    decided_at_ms=now_ms,
+                )
+            )
+
+    def tell(
+        self, messages: Iterable[PageMessage], receivers: Sequence[Subscriber], *, now_ms: int, topic: Topic = "alerts"
+    ) -> int:
+        """One outbox row for each receiver that is to hear of a message; returns how many.
+
+        A receiver's first message about a page always says `opened`, whichever first passed its filter; after it come all
+        further ones, and a resolution is sent only to those who heard of the page. A message that is there already is skipped.
+        """
+        return sum(self._enqueue(message, receivers, now_ms, topic) for message in messages)
 
     def keep_dead_letter(self, letter: DeadLetter) -> None:
         """Once per place, however often it is delivered."""
@@ -135,7 +179,7 @@ class WatchTransaction:
         }
         self._connection.execute(insert(self._connection, t.dead_letters).on_conflict_do_nothing(), row)
 
-    def _record(self, transition: AlertTransition, receivers: Sequence[Subscriber], now_ms: int) -> bool:
+    def _record(self, transition: AlertTransition) -> bool:
         alert = transition.alert
         told = t.alert_transitions.c
         known = self._connection.execute(
@@ -161,7 +205,16 @@ class WatchTransaction:
                 "payload": payload,
             },
         )
-        self._enqueue(transition, sequence, receivers, now_ms)
+        self._connection.execute(
+            t.paging_decisions.insert(),
+            {
+                "alert_id": alert.id,
+                "sequence": sequence,
+                "at_ms": transition.at_ms,
+                "verdict": "waiting",
+                "reason": "waiting",
+            },
+        )
         return True
 
     def _keep_alert(self, transition: AlertTransition, payload: bytes) -> None:
@@ -182,30 +235,45 @@ class WatchTransaction:
         }
         self._connection.execute(upsert(self._connection, t.alerts, ("id",), tuple(changing)), {**fixed, **changing})
 
-    def _enqueue(
-        self, transition: AlertTransition, sequence: int, receivers: Sequence[Subscriber], now_ms: int
-    ) -> None:
-        alert = transition.alert
-        heard = set(
-            self._connection.execute(select(t.outbox.c.receiver).where(t.outbox.c.alert_id == alert.id)).scalars()
-        )
+    def _enqueue(self, message: PageMessage, receivers: Sequence[Subscriber], now_ms: int, topic: Topic) -> int:
+        o = t.outbox.c
+        told = self._connection.execute(select(o.receiver, o.sequence).where(o.alert_id == message.page)).all()
+        if any(row.sequence >= message.sequence for row in told):
+            return 0
+        heard = {row.receiver for row in told}
+        payload = msgspec.json.encode(message.alert if message.alert is not None else message.body)
         rows = [
             {
-                "id": delivery_id(alert.id, sequence, receiver.name),
-                "alert_id": alert.id,
-                "sequence": sequence,
+                "id": delivery_id(message.page, message.sequence, receiver.name),
+                "alert_id": message.page,
+                "sequence": message.sequence,
                 "receiver": receiver.name,
-                "change": transition.change if receiver.name in heard else "opened",
+                "change": message.change if receiver.name in heard else "opened",
+                "event": message.event if receiver.name in heard else _as_first(message),
+                "at_ms": message.at_ms,
+                "payload": payload,
                 "created_at_ms": now_ms,
                 "status": "pending",
                 "attempts": 0,
                 "next_attempt_at_ms": now_ms,
             }
             for receiver in receivers
-            if receiver.name in heard or (transition.change != "resolved" and receiver.wants(alert))
+            if receiver.name in heard or (message.change != "resolved" and _wants(receiver, message, topic))
         ]
         if rows:
             self._connection.execute(t.outbox.insert(), rows)
+        return len(rows)
+
+
+def _wants(receiver: Subscriber, message: PageMessage, topic: Topic) -> bool:
+    if not receiver.hears(topic, message.severity):
+        return False
+    return message.alert is None or receiver.wants(message.alert)
+
+
+def _as_first(message: PageMessage) -> str:
+    """Who has not heard of an alert before hears that it opened."""
+    return "alert.opened" if message.alert is not None else message.event
 
 
 def delivery_id(alert_id: str, sequence: int, receiver: str) -> str:

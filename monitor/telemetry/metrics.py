@@ -49,6 +49,8 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric(
         name="watch_watermark_seconds", kind="gauge", meaning="Event time reached, epoch seconds.", label="partition"
     ),
+    Metric(name="paging_messages_total", kind="counter", meaning="Messages decided on, by why.", label="reason"),
+    Metric(name="paging_silent_total", kind="counter", meaning="Steps of alerts not told, by why.", label="reason"),
     Metric(name="deliver_attempts_total", kind="counter", meaning="Webhook tries, by outcome.", label="outcome"),
     Metric(name="deliver_oldest_pending_seconds", kind="gauge", meaning="Age of the oldest delivery that waits."),
     Metric(name="lag_messages", kind="gauge", meaning="Messages between our position and the end.", label="partition"),

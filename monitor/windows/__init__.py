@@ -1,26 +1,38 @@
-"""Event time: watermarks, near-duplicate memory, buckets and sliding windows. Pure: no clock, no I/O, no logging.
+"""Event time: watermarks, near-duplicate memory, choruses, buckets and sliding windows. Pure: no clock, no I/O, no logging.
 
 Promises: the result depends on which mentions came within the lateness, never on their order; one very late or future
 record moves nothing; a restart that reads `2 × horizon` of mentions back continues exactly. Knows nothing of alerts.
 """
 
 from monitor.windows.buckets import BucketRow, bucket_start_ms
+from monitor.windows.chorus import Brigade, Chorus, ChorusPolicy
+from monitor.windows.newcomers import Newcomers, NewcomersState
 from monitor.windows.novelty import Heard, Hearing, NoveltyMemory, NoveltyPolicy, Print, is_copy
+from monitor.windows.shares import Shares
 from monitor.windows.sums import UNIT, SlidingSums, Story, Sums
+from monitor.windows.tellers import Tellers, Told
 from monitor.windows.watermark import Arrival, Watermark, WatermarkPolicy
 
 __all__ = [
     "UNIT",
     "Arrival",
+    "Brigade",
     "BucketRow",
+    "Chorus",
+    "ChorusPolicy",
     "Heard",
     "Hearing",
+    "Newcomers",
+    "NewcomersState",
     "NoveltyMemory",
     "NoveltyPolicy",
     "Print",
+    "Shares",
     "SlidingSums",
     "Story",
     "Sums",
+    "Tellers",
+    "Told",
     "Watermark",
     "WatermarkPolicy",
     "bucket_start_ms",

@@ -5,7 +5,8 @@
     social/0  (silent)            idle: does not hold the others back
 
 Pure: `now_ms` is an argument. Event time never jumps to the wall clock: when every origin is idle it flows on at the
-speed of the wall clock from where it stood, so that a history replayed today stays in its own year.
+speed of a clock from where it stood, so that a history replayed today stays in its own year. That clock is one that
+nobody can set: an hour's correction of the wall clock must not make an hour of messages late.
 """
 
 from __future__ import annotations
@@ -67,37 +68,49 @@ class Watermark:
         return {name: origin.newest_ms for name, origin in sorted(self._origins.items())}
 
     def settle(self, settled: Mapping[str, int]) -> None:
-        """Until when (wall time) all that was sent to each origin has arrived here: only silence before that is silence.
+        """Until when (by the steady clock) all that was sent to each origin has arrived: only silence before that is silence.
 
-        Without it a backlog in front of us would look like an idle origin. Origins that are not named are taken at `now_ms`.
+        Without it a backlog in front of us would look like an idle origin. Origins that are not named are taken at `steady_ms`.
         """
         self._settled = settled
 
-    def observe(self, origin: str, event_ms: int, *, now_ms: int | None = None, floor_ms: int = 1) -> Arrival:
+    def observe(
+        self,
+        origin: str,
+        event_ms: int,
+        *,
+        now_ms: int | None = None,
+        steady_ms: int | None = None,
+        floor_ms: int = 1,
+    ) -> Arrival:
         """Take note of one event. One from the future is refused and moves nothing; a late one only proves life.
+
+        `now_ms` is wall time, which tells the future; `steady_ms` (default: the same) tells who is idle, and never jumps.
 
         Late is what lies before the watermark rounded down to `floor_ms`: the bucket that is not closed yet still takes it.
         """
         if now_ms is not None and event_ms > now_ms + self._policy.future_max_ms:
             return Arrival.FUTURE
+        if steady_ms is None:
+            steady_ms = now_ms
         state = self._origins.get(origin)
         if state is None:
-            state = self._origins[origin] = _Origin(event_ms, now_ms)
-        state.seen_at_ms = now_ms
+            state = self._origins[origin] = _Origin(event_ms, steady_ms)
+        state.seen_at_ms = steady_ms
         value_ms = self._value_ms
         late = value_ms is not None and event_ms < value_ms - value_ms % floor_ms
         if event_ms >= state.newest_ms:
             state.newest_ms = event_ms
-            self._advance(idle=self._idle(now_ms) if now_ms is not None else ())
+            self._advance(idle=self._idle(steady_ms) if steady_ms is not None else ())
         return Arrival.LATE if late else Arrival.ON_TIME
 
-    def tick(self, now_ms: int, *, drained: bool = True) -> int | None:
+    def tick(self, steady_ms: int, *, drained: bool = True) -> int | None:
         """Let idle origins go. Without `drained` something still waits to be read, and nobody counts as idle."""
-        idle = self._idle(now_ms)
+        idle = self._idle(steady_ms)
         if not drained or not self._origins:
             return self._value_ms
         if len(idle) == len(self._origins):
-            self._flow(now_ms)
+            self._flow(steady_ms)
         else:
             self._advance(idle=idle)
         return self._value_ms
@@ -108,12 +121,12 @@ class Watermark:
             self._raise_to(max(origin.newest_ms for origin in self._origins.values()))
         return self._value_ms
 
-    def _idle(self, now_ms: int) -> list[str]:
+    def _idle(self, steady_ms: int) -> list[str]:
         idle = []
         for name, origin in self._origins.items():
             if origin.seen_at_ms is None:
-                origin.seen_at_ms = now_ms
-            if min(now_ms, self._settled.get(name, now_ms)) - origin.seen_at_ms >= self._policy.idle_after_ms:
+                origin.seen_at_ms = steady_ms
+            if min(steady_ms, self._settled.get(name, steady_ms)) - origin.seen_at_ms >= self._policy.idle_after_ms:
                 idle.append(name)
         return idle
 
@@ -122,9 +135,9 @@ class Watermark:
         if newest:
             self._raise_to(min(newest) - self._policy.lateness_ms)
 
-    def _flow(self, now_ms: int) -> None:
-        """Nobody speaks: from the newest event on, event time passes as wall time does."""
-        reached = [o.newest_ms + now_ms - o.seen_at_ms for o in self._origins.values() if o.seen_at_ms is not None]
+    def _flow(self, steady_ms: int) -> None:
+        """Nobody speaks: from the newest event on, event time passes as ours does."""
+        reached = [o.newest_ms + steady_ms - o.seen_at_ms for o in self._origins.values() if o.seen_at_ms is not None]
         if reached:
             self._raise_to(max(reached) - self._policy.lateness_ms)
 

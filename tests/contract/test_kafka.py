@@ -344,6 +344,21 @@ def test_a_coordinator_that_is_never_found_is_asked_for_anew(config: KafkaConfig
     assert sorted(int(m.value or b"") for m in seen) == list(range(10))
 
 
+def test_a_partition_that_went_and_came_back_is_held_until_its_loss_was_told(config: KafkaConfig, topic: str) -> None:
+    """What was read of it before that would be dropped as lost, and never be read again."""
+    produce(config, topic, 10)
+    source = KafkaSource(config, topics=[topic], group=f"g-{topic}", positions=lambda _topic, _partition: 0)
+    read_until(source, lambda seen: len(seen) >= 10)
+    partitions = [TopicPartition(topic, number) for number in (0, 1)]
+    source._listener.on_partitions_revoked(partitions)
+    source._listener.on_partitions_assigned(partitions)
+    assert source.poll(100, 100) == []
+    assert sorted(source.lost()) == [(topic, 0), (topic, 1)]
+    again = read_until(source, lambda seen: len(seen) >= 10)
+    source.close()
+    assert len(again) == 10
+
+
 def test_how_far_a_group_is_told_in_wall_time(config: KafkaConfig, topic: str) -> None:
     """A message is worked off when an offset behind it is committed; a busy partition counts as far as it had come."""
     clock = ManualClock(1_000)

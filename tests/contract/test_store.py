@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,13 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import text
 
+from monitor.alerting import PageReason, Settled, Verdict
 from monitor.errors import Fatal, Fenced
-from monitor.records import Alert, AlertTransition, DeadLetter, Document, LinkedEntity, Place
+from monitor.records import Alert, AlertTransition, DeadLetter, Document, LinkedEntity, Place, Suppression
 from monitor.store import ReceiverState, Store
 from monitor.store.migrate import VERSION_TABLE
 from monitor.store.tables import metadata
-from tests.builders import judged
+from tests.builders import judged, told
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
@@ -75,6 +77,9 @@ class Desk:
     name = "desk"
 
     def wants(self, _alert: Alert, /) -> bool:
+        return True
+
+    def hears(self, _topic: str, _severity: str, /) -> bool:
         return True
 
 
@@ -136,10 +141,11 @@ def test_each_step_of_an_alert_is_kept_and_told_once(store: Store) -> None:
     steps = [transition("opened", 1), transition("updated", 2, "high"), transition("resolved", 3, "high")]
     for _ in range(2):
         with store.transaction() as t:
-            t.record_transitions(steps, [Desk(), Boss()], now_ms=9)
+            t.record_transitions(steps)
+            t.tell(told(steps), [Desk(), Boss()], now_ms=9)
     assert [s.change for s in store.transitions("a1")] == ["opened", "updated", "resolved"]
-    told = sorted((d.receiver, d.sequence, d.change) for d in store.deliveries())
-    assert told == [
+    sent = sorted((d.receiver, d.sequence, d.change) for d in store.deliveries())
+    assert sent == [
         ("boss", 2, "opened"),  # what passes the filter late is news to that receiver
         ("boss", 3, "resolved"),
         ("desk", 1, "opened"),
@@ -151,7 +157,7 @@ def test_each_step_of_an_alert_is_kept_and_told_once(store: Store) -> None:
 
 def test_a_later_step_never_overtakes_an_earlier_one(store: Store) -> None:
     with store.transaction() as t:
-        t.record_transitions([transition("opened", 1), transition("resolved", 3)], [Desk()], now_ms=0)
+        t.tell(told([transition("opened", 1), transition("resolved", 3)]), [Desk()], now_ms=0)
     claim = {"owner": "one", "now_ms": 10, "lease_ms": 100, "limit": 5}
     first = store.claim_deliveries("desk", **claim)  # type: ignore[arg-type]
     assert [d.change for d in first] == ["opened"]
@@ -164,7 +170,7 @@ def test_a_later_step_never_overtakes_an_earlier_one(store: Store) -> None:
 
 def test_a_lease_that_ran_out_is_taken_over_with_the_same_id(store: Store) -> None:
     with store.transaction() as t:
-        t.record_transitions([transition("opened", 1)], [Desk()], now_ms=0)
+        t.tell(told([transition("opened", 1)]), [Desk()], now_ms=0)
     first = store.claim_deliveries("desk", owner="one", now_ms=10, lease_ms=100, limit=5)
     again = store.claim_deliveries("desk", owner="two", now_ms=200, lease_ms=100, limit=5)
     assert [d.id for d in again] == [d.id for d in first]
@@ -175,13 +181,45 @@ def test_a_lease_that_ran_out_is_taken_over_with_the_same_id(store: Store) -> No
 
 def test_a_receiver_that_is_gone_is_left_alone_until_somebody_retries(store: Store) -> None:
     with store.transaction() as t:
-        t.record_transitions([transition("opened", 1)], [Desk()], now_ms=0)
+        t.tell(told([transition("opened", 1)]), [Desk()], now_ms=0)
     store.disable_receiver("desk", reason="410", now_ms=5)
     assert store.claim_deliveries("desk", owner="one", now_ms=10, lease_ms=9, limit=5) == []
     ids = [d.id for d in store.deliveries(status="disabled")]
     assert store.retry_deliveries(ids, now_ms=20) == 1
     assert store.receiver_state("desk") == ReceiverState(name="desk")
     assert len(store.claim_deliveries("desk", owner="one", now_ms=20, lease_ms=9, limit=5)) == 1
+
+
+def test_what_is_given_back_was_never_claimed(store: Store) -> None:
+    with store.transaction() as t:
+        t.tell(told([transition("opened", 1)]), [Desk()], now_ms=0)
+    (claimed,) = store.claim_deliveries("desk", owner="one", now_ms=10, lease_ms=100, limit=5)
+    assert store.release_deliveries([claimed.id], owner="two") == 0, "only its owner gives it back"
+    assert store.release_deliveries([claimed.id], owner="one") == 1
+    (again,) = store.claim_deliveries("desk", owner="two", now_ms=20, lease_ms=100, limit=5)
+    assert (again.attempts, again.first_attempt_at_ms) == (1, 20)
+
+
+def test_what_is_remembered_of_a_receiver_is_changed_as_one(store: Store) -> None:
+    def failed(state: ReceiverState) -> ReceiverState:
+        return ReceiverState(name=state.name, open_until_ms=50, consecutive_failures=state.consecutive_failures + 1)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _n: store.change_receiver("desk", failed), range(8)))
+    assert store.receiver_state("desk").consecutive_failures == 8
+    assert [state.name for state in store.receiver_states()] == ["desk"]
+    assert not store.take_probe("desk", now_ms=49, until_ms=99)
+    assert [store.take_probe("desk", now_ms=50, until_ms=99) for _ in range(2)] == [True, False]
+
+
+def test_what_is_written_for_a_disabled_receiver_is_parked_and_can_be_woken(store: Store) -> None:
+    store.disable_receiver("desk", reason="410", now_ms=5)
+    with store.transaction() as t:
+        t.tell(told([transition("opened", 1, "high")]), [Desk(), Boss()], now_ms=0)
+    assert [store.park_deliveries("desk") for _ in range(2)] == [1, 0]
+    assert {d.receiver: d.status for d in store.deliveries()} == {"desk": "disabled", "boss": "pending"}
+    assert store.retry_deliveries(now_ms=9, receiver="boss") == 0
+    assert store.retry_deliveries(now_ms=9) == 1
 
 
 def test_a_dead_letter_is_kept_once_with_its_bytes(store: Store) -> None:
@@ -207,14 +245,27 @@ def test_a_dead_letter_is_kept_once_with_its_bytes(store: Store) -> None:
     assert store.dead_letters(pending=True) == []
 
 
-def test_attempts_are_counted_across_restarts(store: Store, url: str) -> None:
-    place = Place(topic="news", partition=0, offset=3)
-    assert store.note_attempts([place]) == {place: 1}
+def test_attempts_are_counted_across_restarts_and_forgotten_with_the_next_one(store: Store, url: str) -> None:
+    first, second = (Place(topic="news", partition=0, offset=offset) for offset in (3, 4))
+    assert store.note_attempt(first) == 1
     again = Store.open(url)
-    assert again.note_attempts([place]) == {place: 2}
-    again.clear_attempts([place])
-    assert again.note_attempts([place]) == {place: 1}
+    assert again.note_attempt(first) == 2
+    assert again.note_attempt(second, survived=first) == 1
+    assert again.note_attempt(first) == 1
+    again.clear_attempts([second])
+    assert again.note_attempt(second) == 1
     again.close()
+
+
+def test_a_mark_is_seen_by_others_and_taken_away_by_its_owner_only(store: Store) -> None:
+    mine, other = ("news", 0), ("news", 1)
+    store.note_reaches({mine: 10, other: 7}, owner="one")
+    store.note_reaches({mine: 20}, owner="one")
+    assert store.reaches_left([mine, other], owner="one") == {}
+    assert store.reaches_left([mine, ("social", 0)], owner="two") == {mine: 20}
+    store.note_reaches({mine: 30}, owner="two")
+    store.clear_reaches([mine, other], owner="one")
+    assert store.reaches_left([mine, other], owner="three") == {mine: 30}
 
 
 def test_the_migrations_make_the_tables_that_the_code_expects(store: Store) -> None:
@@ -228,3 +279,63 @@ def test_a_database_of_a_newer_version_is_refused(store: Store, url: str) -> Non
         connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
     with pytest.raises(Fatal, match="version 9999, newer than this tapewatch knows"):
         Store.open(url)
+
+
+def test_a_step_waits_for_the_pager_until_it_is_settled(store: Store) -> None:
+    with store.transaction() as t:
+        t.record_transitions([transition("opened", 1), transition("resolved", 3)])
+    assert [(w.sequence, w.transition.change) for w in store.waiting_steps(2)] == [(1, "opened")]
+    settled = Settled(alert="a1", sequence=1, verdict=Verdict.SILENT, reason=PageReason.SILENCED, page="a1", silence=7)
+    with store.transaction() as t:
+        t.settle([settled], now_ms=5)
+    assert [w.sequence for w in store.waiting_steps(9)] == [2]
+    first, second = store.decisions("a1")
+    assert (first.verdict, first.reason, first.silence_id, first.decided_at_ms) == ("silent", "silenced", 7, 5)
+    assert second.verdict == "waiting"
+
+
+def test_only_one_process_pages_at_a_time(store: Store) -> None:
+    with store.transaction() as t:
+        t.save_paging(expected=0, state=b"one")
+    for expected in (0, 7):
+        with pytest.raises(Fenced), store.transaction() as t:
+            t.save_paging(expected=expected, state=b"two")
+            t.tell(told([transition("opened", 1)]), [Desk()], now_ms=0)
+    assert store.paging_state() == (1, b"one")
+    with store.transaction() as t:
+        t.save_paging(expected=1, state=b"three")
+    assert store.paging_state() == (2, b"three")
+
+
+def test_a_silence_is_kept_with_its_author_and_holds_until_it_is_expired(store: Store) -> None:
+    number = store.add_silence(
+        author="ann", reason="earnings", created_at_ms=1, starts_at_ms=10, ends_at_ms=90, entity="X"
+    )
+    assert [s.id for s in store.silences(ended_before_ms=80)] == [number]
+    assert not store.expire_silence(number + 1, author="bob", at_ms=50, now_ms=51)
+    assert store.expire_silence(number, author="bob", at_ms=50, now_ms=51)
+    assert not store.expire_silence(number, author="bob", at_ms=40, now_ms=52), "once is enough"
+    assert store.silences(ended_before_ms=80) == []
+    (kept,) = store.silences()
+    assert (kept.author, kept.reason, kept.ends_at_ms, kept.expired_by) == ("ann", "earnings", 50, "bob")
+
+
+def test_an_acknowledgement_names_who_gave_it(store: Store) -> None:
+    with store.transaction() as t:
+        t.record_transitions([transition("opened", 1)])
+    assert not store.acknowledge("nobody", author="ann", reason="", now_ms=1)
+    assert store.acknowledge("a1", author="ann", reason="looking", now_ms=1)
+    assert store.acknowledged(["a1", "nobody"]) == {"a1": "ann"}
+    assert store.alert_id("a") == "a1"
+    assert store.alert_id("%") is None
+
+
+def test_why_nothing_was_opened_is_kept_once(store: Store) -> None:
+    noted = Suppression(
+        entity="X", kind="tone", direction="negative", reason="cooling_down", at_ms=5, score=3.0, needed=2.0, voices=4.0
+    )
+    for _ in range(2):
+        with store.transaction() as t:
+            t.keep_suppressions([noted])
+    assert store.suppressions(entity="X") == [noted]
+    assert store.suppressions(entity="Y") == []

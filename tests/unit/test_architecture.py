@@ -47,9 +47,18 @@ PURE = (
     "alerting/detectors.py",
     "alerting/evidence.py",
     "alerting/lifecycle.py",
+    "delivery/circuit.py",
+    "delivery/outbox.py",
+    "alerting/levels.py",
+    "alerting/paging.py",
+    "alerting/silences.py",
+    "alerting/sources.py",
+    "alerting/brief.py",
     "delivery/signing.py",
     "learning/metrics.py",
     "learning/evaluate.py",
+    "learning/findings.py",
+    "learning/report.py",
     "loops/core.py",
     "loops/offsets.py",
 )
@@ -63,7 +72,7 @@ WORLD = {
     "kafka",
     "torch",
     "onnxruntime",
-    "httpx2",
+    "httpcore2",
     "os",
 }
 

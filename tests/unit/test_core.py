@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from monitor.alerting import Rules, parse_rules
 from monitor.loops.core import Fate, Outcome, PartitionCore, WatchPolicy
-from monitor.records import AlertTransition, ScoredMention, mention_id
+from monitor.records import AlertTransition, ScoredMention, Suppression, mention_id
 
 START_MS = 1_800_000_000_000 - 1_800_000_000_000 % 86_400_000
 MINUTE_MS = 60_000
@@ -72,12 +72,14 @@ class Written:
     watermark_ms: int | None = None
     transitions: list[AlertTransition] = field(default_factory=list)
     buckets: list[object] = field(default_factory=list)
+    suppressed: list[Suppression] = field(default_factory=list)
 
     def apply(self, core: PartitionCore, outcome: Outcome) -> None:
         self.states.update(outcome.entity_states)
         self.state, self.watermark_ms = core.state(), core.watermark_ms
         self.transitions += outcome.transitions
         self.buckets += outcome.buckets
+        self.suppressed += outcome.suppressed
 
     def restore(self, rules: Rules = RULES) -> PartitionCore:
         since_ms = (self.watermark_ms or 0) - POLICY.reach_back_ms
@@ -129,6 +131,7 @@ def test_stopping_anywhere_and_reading_back_changes_nothing(cuts: list[int]) -> 
     told = history()
     whole, broken = play(told), play(told, cuts=cuts, stops=True)
     assert broken.transitions == whole.transitions
+    assert broken.suppressed == whole.suppressed
     assert broken.buckets == whole.buckets
     assert broken.state == whole.state
     assert broken.states == whole.states

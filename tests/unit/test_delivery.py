@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from standardwebhooks import Webhook
 
 from monitor.delivery import Answer, DeliveryPolicy, Outcome, Receiver, WebhookReceiver, WebhookSink, decide, resolve
-from monitor.delivery.guard import is_public
+from monitor.delivery.guard import Target, is_public, reach
 from monitor.delivery.outbox import retry_after_s
 from monitor.delivery.signing import signed_headers, verify
 from monitor.errors import Fatal, Rejectable, Retryable
@@ -70,10 +70,32 @@ def test_a_secret_that_is_none_is_named_without_being_shown() -> None:
         "64:ff9b::a00:1",
         "2002:7f00:1::",
         "fec0::1",
+        "100.100.100.200",
+        "168.63.129.16",
+        "192.0.0.192",
+        "192.0.2.1",
+        "192.88.99.1",
+        "198.18.0.1",
+        "240.0.0.1",
+        "fd00:ec2::254",
+        "fd20:ce::254",
+        "::127.0.0.1",
+        "::8.8.8.8",
+        "::ffff:0:7f00:1",
+        "64:ff9b:1::7f00:1",
+        "2001::1",
+        "2001:0:4136:e378:8000:63bf:80ff:fffe",
+        "2001:db8::1",
+        "2606:4700::5efe:10.0.0.1",
+        "2606:4700::200:5efe:127.0.0.1",
+        "100::1",
+        "5f00::1",
+        "3fff::1",
+        "fe80::1%eth0",
+        "no address",
     ],
 )
 def test_no_way_of_writing_a_private_address_passes(address: str) -> None:
-    assert not is_public(ipaddress.ip_address(address))
     with pytest.raises(Rejectable, match="not a public address"):
         resolve("https://hook.example", allow_http=False, allow_private=False, lookup=lambda _h, _p: [address])
 
@@ -83,7 +105,67 @@ def test_public_addresses_pass_and_are_the_ones_connected_to(address: str) -> No
     target = resolve(
         "https://hook.example/a?b=1", allow_http=False, allow_private=False, lookup=lambda _h, _p: [address]
     )
-    assert (target.address, target.host, target.port, target.path) == (address, "hook.example", 443, "/a?b=1")
+    assert (target.addresses, target.host, target.port, target.path) == ((address,), "hook.example", 443, "/a?b=1")
+
+
+@given(st.ip_addresses(v=4))
+def test_an_address_inside_another_is_judged_as_itself(inner: ipaddress.IPv4Address) -> None:
+    """Mapped and NAT64 addresses reach what they carry, and nothing that may not be reached plainly."""
+    mapped = ipaddress.IPv6Address((0xFFFF << 32) | int(inner))
+    nat64 = ipaddress.IPv6Address((0x64FF9B << 96) | int(inner))
+    assert reach(mapped) is reach(inner)
+    assert is_public(nat64) == is_public(inner)
+    for prefix in (0x2002 << 112 | int(inner) << 80, 0x20010000 << 96 | (int(inner) ^ 0xFFFFFFFF), int(inner)):
+        assert not is_public(ipaddress.IPv6Address(prefix)), "6to4, Teredo and compatible addresses lead anywhere"
+
+
+@given(st.ip_addresses())
+def test_we_are_never_laxer_than_the_standard_library(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
+    if is_public(address) and address not in ipaddress.ip_network(
+        "64:ff9b::/96" if address.version == 6 else "0.0.0.0/32"
+    ):
+        assert address.is_global
+        assert not address.is_multicast
+
+
+@pytest.mark.parametrize(
+    "address", ["169.254.169.254", "::ffff:169.254.169.254", "fd00:ec2::254", "224.0.0.1", "::", "fe80::1"]
+)
+def test_what_no_receiver_is_at_stays_closed_whatever_is_allowed(address: str) -> None:
+    everything = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
+    with pytest.raises(Rejectable, match="and never a receiver's"):
+        resolve(
+            "https://h.example",
+            allow_http=True,
+            allow_private=True,
+            allow_networks=everything,
+            lookup=lambda _h, _p: [address],
+        )
+
+
+@pytest.mark.parametrize("address", ["10.1.2.3", "::ffff:10.1.2.3"])
+def test_a_network_that_was_opened_is_open_and_the_others_are_not(address: str) -> None:
+    def at(network: str) -> Target:
+        opened = (ipaddress.ip_network(network),)
+        return resolve(
+            "https://h.example",
+            allow_http=False,
+            allow_private=False,
+            allow_networks=opened,
+            lookup=lambda _h, _p: [address],
+        )
+
+    assert at("10.1.0.0/16").addresses == (address,)
+    with pytest.raises(Rejectable, match="allow_networks or allow_private would allow it"):
+        at("10.2.0.0/16")
+
+
+@pytest.mark.parametrize(
+    "host", ["2130706433", "0x7f.1", "127.1", "0177.0.0.1", "[::1]", "localhost", "[::ffff:7f00:1]"]
+)
+def test_no_spelling_of_loopback_gets_through_the_system_s_resolver(host: str) -> None:
+    with pytest.raises((Rejectable, Retryable)):
+        resolve(f"https://{host}/", allow_http=False, allow_private=False)
 
 
 def test_one_private_address_among_public_ones_is_enough_to_refuse() -> None:
@@ -93,7 +175,23 @@ def test_one_private_address_among_public_ones_is_enough_to_refuse() -> None:
         )
 
 
-@pytest.mark.parametrize("url", ["http://h.example", "ftp://h.example", "https://u:p@h.example", "https://"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://h.example",
+        "ftp://h.example",
+        "https://u:p@h.example",
+        "https://@h.example",
+        "https://",
+        "https://h.example:99999",
+        "https://h.example:x",
+        "https://[::1",
+        "https://h.example/a b",
+        "https://h.example/é",
+        "file:///etc/passwd",
+        "",
+    ],
+)
 def test_only_plain_https_is_let_out(url: str) -> None:
     with pytest.raises(Rejectable):
         resolve(url, allow_http=False, allow_private=False, lookup=lambda _h, _p: ["8.8.8.8"])
@@ -149,7 +247,8 @@ def test_pauses_grow_to_a_ceiling_and_never_to_nothing(attempts: int) -> None:
 def test_retry_after_is_honoured_in_both_spellings_and_capped() -> None:
     assert retry_after_s("120", 0) == 120
     assert retry_after_s("Thu, 01 Jan 1970 00:02:00 GMT", 0) == 120
-    assert retry_after_s("soon", 0) is None
+    for nonsense in ("soon", "Sun, 06 Nov 1994555555555 08:49:39 GMT", "Sun, 06 Nov 1994 08:49:39 +99999999999999"):
+        assert retry_after_s(nonsense, 0) is None
     asked = decided(Answer(status=429, detail="", retry_after="9999999"))
     assert asked.retry_at_ms == DeliveryPolicy().retry_after_max_s * 1000
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -21,6 +22,7 @@ from monitor.learning.calibrate import (
 )
 from monitor.learning.card import model_card
 from monitor.learning.evaluate import Answers, MentionPrediction, Prediction, evaluate, slices_of, word_tags
+from monitor.learning.findings import averages, findings
 from monitor.learning.metrics import classification
 from monitor.learning.report import render_report
 from monitor.learning.rows import LabelledMention, LabelledRow
@@ -168,12 +170,45 @@ def test_slices_name_what_is_hard() -> None:
 
 
 def test_the_report_escapes_texts_and_shows_the_change() -> None:
-    page = render_report(rows(), answers(), before=answers(bolt=SURE_BAD))
+    conventions = {"a": {"mention": {"head": "company", "by": "source"}}}
+    found = findings(rows(), answers(), before=answers(bolt=SURE_BAD), conventions=conventions)
+    page = render_report(found, title="T & U", before_name="base", after_name="tuned")
     assert "+0.500" in page  # companies: one of two right before, both after
     assert "<b>Bolt" not in page
+    assert "T &amp; U" in page
     assert "Worst errors" in page
     assert page.count("<svg") == 2
     assert "weighted average" in page
+    assert "its own" in page
+    assert "Before: base. After: tuned." in page
+
+
+def test_the_findings_are_one_json_object_with_all_that_the_page_shows() -> None:
+    found = msgspec.json.decode(msgspec.json.encode(findings(rows(), answers(), before=answers(bolt=SURE_BAD))))
+    assert found["worst"] == [
+        {"about": "the text", "truth": "positive", "said": "negative", "sure": 0.8, "source": "b", "text": "Quiet day"}
+    ]
+    opposite = next(s for s in found["slices"] if (s["slice"], s["task"]) == ("opposite fates", "mentions"))
+    assert (opposite["n"], opposite["before"], opposite["accuracy"]) == (2, 0.5, 1.0)
+    assert found["reliability"]["mentions"] == [
+        {"from": 0.8, "to": 0.9, "n": 2, "confidence": pytest.approx(0.8), "right": 1.0}
+    ]
+
+
+def test_averages_are_those_of_scikit_learn() -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(5)
+    truth, p = rng.integers(0, 2, 200), rng.dirichlet([1, 1, 1], 200)  # the third label is only ever said
+    found = averages(classification(truth, p))
+    for name in ("micro", "macro", "weighted"):
+        wanted = metrics.precision_recall_fscore_support(truth, p.argmax(1), average=name, zero_division=0)[:3]
+        assert list(found[name].values()) == pytest.approx(list(wanted))
+
+
+def test_sarcasm_and_the_kinds_that_a_row_is_given_are_slices() -> None:
+    marked = [LabelledRow(text="Oh great, another profit warning", kinds=("sarcasm",)), LabelledRow(text="Plain news")]
+    found = slices_of(marked)
+    assert found["sarcasm (by its marks)"] == found["kind sarcasm"] == [0]
 
 
 def test_the_card_names_every_source_with_its_licence() -> None:
@@ -192,6 +227,6 @@ def test_the_card_names_every_source_with_its_licence() -> None:
 
 
 def test_evaluating_needs_no_torch() -> None:
-    code = "import sys, monitor.learning, monitor.learning.evaluate, monitor.learning.served, monitor.learning.report; print('torch' in sys.modules)"
+    code = "import sys, monitor.learning, monitor.learning.evaluate, monitor.learning.served, monitor.learning.report, monitor.lab; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -12,8 +12,10 @@ import torch
 
 from monitor.errors import Fatal
 from monitor.learning import train as training
+from monitor.learning.epoch import collate
 from monitor.learning.recipe import Recipe, load_recipe
 from monitor.learning.rows import LabelledMention, LabelledRow, groups_of, read_rows, splits_of
+from monitor.learning.validate import ask
 from tests.builders import WORDS, tiny_base
 
 
@@ -120,22 +122,36 @@ def test_merged_adapters_answer_as_the_adapters_did(tmp_path: Path, base: Path) 
     """What is saved has no adapters in it, and says the same to 1e-5."""
     recipe = recipe_of(base, peft={"kind": "lora", "rank": 4, "alpha": 8})
     rows = rows_of()
-    training._claim(tmp_path / "run", {"recipe": {}, "data": ""}, resume=False)
+    training._claim(tmp_path / "run", recipe, "", resume=False)
     trainer = training._Trainer(rows, recipe, tmp_path / "run")
     trainer.run(lambda *_: None, 5)
     network = trainer.network.eval()
     merged = training.merged(network).eval()
-    batch = training.collate(trainer.train_set[:8], network.spec.pad_id)
+    batch = collate(trainer.train_set[:8], network.spec.pad_id)
     with torch.no_grad():
-        one, other = training._ask(network, batch), training._ask(merged, batch)
+        one, other = ask(network, batch), ask(merged, batch)
     assert any("lora" in name for name, _ in network.named_parameters())
     assert not any("lora" in name for name, _ in merged.named_parameters())
     torch.testing.assert_close(one["topic"], other["topic"], atol=1e-5, rtol=1e-4)
 
 
 def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "_losses", lambda *_: {"topic": torch.tensor(float("nan"))})
-    with pytest.raises(Fatal, match=r"the loss is nan; lower optimiser\.rate"):
+    """The task and rows of the batch are named."""
+    monkeypatch.setattr(training, "losses_of", lambda *_: {"topic": torch.tensor(float("nan"))})
+    with pytest.raises(Fatal, match=r"the loss of topic is nan; lower optimiser\.rate.* has 16 rows: 'tesla "):
+        training.train(rows_of(), recipe_of(base), tmp_path / "run")
+
+
+def test_want_of_memory_is_one_line_that_says_what_to_lower(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried …")
+
+    monkeypatch.setattr(training, "losses_of", fail)
+    with pytest.raises(
+        Fatal, match=r"step 0: out of memory at 16 texts of up to \d+ tokens; lower run\.batch_documents"
+    ):
         training.train(rows_of(), recipe_of(base), tmp_path / "run")
 
 
@@ -170,6 +186,9 @@ def test_a_texts_side_does_not_hang_on_the_other_rows() -> None:
         ({"text": "up", "mentions": [{"start": 0, "end": 9}]}, r"mentions\[0\]: span \[0, 9\) lies outside"),
         ({"text": "up", "mentions": [{"start": 0}]}, "start and end come together"),
         ({"text": "up", "mentions": [{"score": 2}]}, "score 2.0 lies outside"),
+        ({"text": "up e\u0301 on", "mentions": [{"start": 0, "end": 4}]}, r"span \[0, 4\) cuts the character"),
+        ({"text": "go \U0001f468\u200d\U0001f680 up", "mentions": [{"start": 5, "end": 9}]}, r"span \[5, 9\) cuts"),
+        ({"text": "up", "mentions": [{"label": "buy"}]}, r"mentions\[0\]: label 'buy' is none of"),
     ],
 )
 def test_a_bad_row_is_named_with_file_and_line(tmp_path: Path, row: dict[str, object], fault: str) -> None:
@@ -179,6 +198,15 @@ def test_a_bad_row_is_named_with_file_and_line(tmp_path: Path, row: dict[str, ob
         read_rows(path)
     assert caught.value.faults[0].startswith(f"{path}: line 2: ")
     assert re.search(fault, caught.value.faults[0])
+
+
+def test_half_a_character_is_named_with_file_and_line(tmp_path: Path) -> None:
+    """A lone surrogate is no text in any encoding."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "up \\ud83d"}\n')
+    with pytest.raises(Fatal) as caught:
+        read_rows(path)
+    assert caught.value.faults[0].startswith(f"{path}: line 1: ")
 
 
 def test_a_recipes_faults_come_all_at_once(tmp_path: Path) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from exporters.bundle import export_bundle
 from monitor.errors import Fatal
 from monitor.intake import clean
+from monitor.lab import export
 from monitor.learning.evaluate import evaluate
 from monitor.learning.finish import finish_run, read_finished
-from monitor.learning.rows import LabelledMention, LabelledRow
+from monitor.learning.rows import LabelledMention, LabelledRow, splits_of
 from monitor.learning.served import ServedModel
 from monitor.learning.train import train
 from monitor.registry import SHIPPED, engine_file, load_bundle
@@ -25,7 +27,7 @@ MEGABYTES_MAX = 60
 
 def served(folder: Path | None, cache: Path) -> ServedModel:
     bundle = load_bundle(folder)
-    engine = OnnxEngine(engine_file(bundle, "fp32", cache), threads=1)
+    engine = OnnxEngine(engine_file(bundle, "fp32", cache, every_convention=True), threads=1)
     return ServedModel(Scorer(bundle, engine, clean=clean), clean=clean, answer_spans=answer_spans)
 
 
@@ -44,14 +46,31 @@ def test_a_finished_run_becomes_a_bundle_with_the_same_figures(tmp_path: Path) -
         card=finished.card,
         data_fingerprint=finished.data_fingerprint,
     )
-    from monitor.learning.rows import splits_of
-
     test_rows = [row for row, side in zip(rows, splits_of(rows), strict=True) if side == "test"]
     found = evaluate(test_rows, served(tmp_path / "bundle", tmp_path / "cache"))
     for task in ("sentiment", "mentions", "topic"):
         if task in finished.metrics["test"]:
             assert found[task]["accuracy"] == pytest.approx(finished.metrics["test"][task]["accuracy"]), task
     assert "| tfns | 40 | MIT |" in (tmp_path / "bundle" / "card.md").read_text()
+
+
+def test_every_convention_is_calibrated_and_judged_by_its_own_head(tmp_path: Path) -> None:
+    """The bundle's answers, by source, have the figures that were measured on the network."""
+    rows, run = rows_of(), tmp_path / "run"
+    rows += [msgspec.structs.replace(row, source="phrases") for row in rows if row.mentions]
+    recipe = recipe_of(tiny_base(tmp_path / "base"), data={"mention_heads": {"sentfin": "company", "phr*": "phrase"}})
+    train(rows, recipe, run)
+    finished = finish_run(run, rows)
+    conventions = finished.calibration["conventions"]["mention"]
+    assert conventions["phrase"]["sources"] == ["phr*"]
+    assert conventions["phrase"]["temperature"] != conventions["company"]["temperature"]
+    export(run, tmp_path / "bundle")
+    judged = served(tmp_path / "bundle", tmp_path / "cache")
+    for source in ("sentfin", "phrases"):
+        chosen = [r for r, s in zip(rows, splits_of(rows), strict=True) if s == "test" and r.source == source]
+        wanted = finished.metrics["test_by_source"][source]["mentions"]
+        assert evaluate(chosen, judged)["mentions"]["accuracy"] == pytest.approx(wanted["accuracy"])
+    assert "| phrases | company |" in (tmp_path / "bundle" / "card.md").read_text()
 
 
 def test_other_rows_than_those_trained_on_are_refused(tmp_path: Path) -> None:

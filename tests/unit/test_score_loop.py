@@ -162,6 +162,24 @@ def test_nothing_is_committed_while_the_broker_does_not_acknowledge() -> None:
     assert source.commits == [{("news", 0): 1}]
 
 
+class SetBack(ManualClock):
+    """Somebody sets the wall clock back by an hour; intervals go on."""
+
+    def now_ms(self) -> int:
+        return super().now_ms() - 3_600_000
+
+
+def test_a_wall_clock_that_is_set_back_stops_nothing() -> None:
+    loop, source, sink, clock = build([Raw(place(0), b"$A"), Raw(place(1), b"nothing")], commit_ms=500)
+    loop.turn()
+    clock.__class__ = SetBack
+    for _ in range(5):
+        clock.advance(1)
+        loop.turn()
+    assert [m.entity for m in sink.mentions] == ["A"]
+    assert source.commits[-1] == {("news", 0): 2}
+
+
 def test_a_full_queue_pauses_the_source_and_an_empty_one_resumes_it() -> None:
     messages = [Raw(place(i), b"$A") for i in range(16)]
     loop, source, _, clock = build(messages, queue_documents_max=4, batch_documents_max=2, poll_messages_max=16)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,9 @@ from monitor.errors import Fatal
 from monitor.intake import clean
 from monitor.records import Document, LinkedEntity, Span
 from monitor.registry import engine_file, load_bundle
-from monitor.scoring import BatchPolicy, OnnxEngine, Scorer, ScorerPolicy, cut_batches, explain
+from monitor.scoring import BatchPolicy, OnnxEngine, Scorer, ScorerPolicy, cut_batches, explain, faithfulness
 from monitor.scoring.evidence import answer_spans, clause_around
-from tests.builders import tiny_bundle
+from tests.builders import WordJudge, tiny_bundle
 
 
 @pytest.fixture(scope="session")
@@ -117,6 +118,22 @@ def test_every_word_but_the_company_is_explained(bundle_folder: Path, tmp_path: 
     document = article("Apple soars on record profit")
     found = explain(document, named(document.title, "Apple"), lambda documents: scorer.judge(documents, now_ms=1))
     assert [a.word for a in found.attributions] == ["soars", "on", "record", "profit"]
+
+
+def test_faithful_are_words_that_carry_the_judgement() -> None:
+    """A judge of words: without "plunges" its judgement is gone; what it quotes is the whole text, so all goes with it."""
+    judge = WordJudge()
+    asked = [
+        (article("Acme plunges on the news of the day", number=1), named("Acme plunges", "Acme")),
+        (article("Acme up", number=2), named("Acme up", "Acme")),  # too short to test
+    ]
+    found = faithfulness(asked, lambda documents: judge.judge(documents, now_ms=1), rng=random.Random(5))
+    assert found is not None
+    assert found.mentions == 1
+    assert found.aopc == pytest.approx(0.75)  # from 0.85 negative to 0.1
+    assert found.aopc_random < 0.5
+    assert found.evidence == pytest.approx(0.75)
+    assert faithfulness(asked[1:], lambda documents: judge.judge(documents, now_ms=1), rng=random.Random(5)) is None
 
 
 def test_answers_are_whole_words_and_the_strongest_comes_first() -> None:

@@ -101,7 +101,6 @@ def build(
         source=source,
         store=store,
         cores=CoreMaker(rules=RULES, names={}, partitions=1),
-        receivers=[],
         topic_mentions=PARTITION[0],
         clock=clock,
         policy=WatchLoopPolicy(**policy),
@@ -189,6 +188,44 @@ def test_a_zombie_is_fenced_and_goes_on_from_what_the_other_wrote(store: Store) 
     source.add(mention(10))
     loop.turn()
     assert written(store) == (11, 11, 8)
+
+
+def test_what_lies_behind_the_stored_offset_does_not_move_it_back(store: Store) -> None:
+    """A batch fetched before a seek took effect: known already, and shorter than what is stored."""
+    loop, source, _ = build(store, batch_mentions_max=2)
+    source.add(*(mention(n) for n in range(10)))
+    while loop.turn():
+        pass
+    source.position = 3
+    loop.turn()
+    assert written(store)[:2] == (10, 10)
+
+
+class Settable(ManualClock):
+    """A wall clock that can be set; intervals don't notice."""
+
+    offset_ms = 0
+
+    def now_ms(self) -> int:
+        return super().now_ms() + self.offset_ms
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_wall_clock_that_is_set_makes_nothing_late_or_early(store: Store, hours: int) -> None:
+    """Live, each story is heard when it is told; in the middle somebody sets the clock, and event time takes no notice."""
+    loop, source, clock = build(store)
+    clock._now_ms = START_MS
+    clock.__class__ = Settable
+    for number in range(20):
+        if number == 10:
+            clock.offset_ms = hours * 3_600_000  # type: ignore[attr-defined]
+        source.add(mention(number))
+        loop.turn()
+        clock.advance(10)
+        loop.turn()  # an idle tick: nothing to read for longer than `idle_tick_s`
+        clock.advance(50)
+    assert written(store)[:2] == (20, 20)
+    assert len(store.mentions_since(0, 0)) == 20, "none is late, none is from the future"
 
 
 def test_a_restart_at_any_point_gives_the_same_buckets(store: Store, tmp_path: Path) -> None:

@@ -1,0 +1,65 @@
+"""What the fuzzers start from, and the words that they put together."""
+
+from __future__ import annotations
+
+SEEDS: tuple[bytes, ...] = (
+    b'{"id":"1","source":"wire","channel":"news","published_at":"2026-01-02T03:04:05.678Z","title":"Apple falls"}',
+    b'{"id":"2","source":"x","published_at":"2026-01-02T03:04:05+02:00","title":"$AAPL","body":"b","symbols":["T"],'
+    b'"author":"a","author_followers":12,"lang":"en","url":"https://e.example","extra":{"a":[1,2,{"b":null}]}}',
+    b'{"title":"AT&amp;T &lt;b&gt;jumps&lt;/b&gt; https://t.co/abc !!!!!!!!!!","body":"NYSE: F (AIG.N) Ford\xe2\x80\x99s"}',
+    b'{"author_followers":1e308,"published_at":"9999-12-31T23:59:59.999999999-23:59","id":"\\ud800","source":" "}',
+    b"[" * 40 + b"1" + b"]" * 40,
+    b"\xef\xbb\xbf{}",
+    "ﬁne １２％ Señor Straße AG A\u0301\u0301 \u202eevil\u202c \U000e0041 ﷺ가".encode(),
+    b"<!-- <b> -- &#x3c;script&#62; &amp;amp;lt; www.a.b <a href=",
+    b"&lt;!--&amp;#38;#60;b&gt;--&gt;",
+    b"\x01\xadSun, 06 Nov 1994 08:49:37 GMT",
+    b"\x01\xad120",
+    b"\x01\xf7Wed, 31 Dec 9999 23:59:59 +9999",
+)
+WORDS: tuple[bytes, ...] = (
+    *(
+        b'"%s":' % name
+        for name in (b"id", b"source", b"channel", b"published_at", b"title", b"body", b"symbols", b"author")
+    ),
+    b'"author_followers":',
+    b'"2026-01-02T03:04:05Z"',
+    b'"news"',
+    b"\\ud83d\\ude00",
+    b"\\u0000",
+    b"null",
+    b"1e400",
+    b"-0",
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b",",
+    b"&amp;",
+    b"&#x3c;",
+    b"&lt;",
+    b"&gt;",
+    b"&#0;",
+    b"&NotEqualTilde;",
+    b"<!--",
+    b"-->",
+    b"</b>",
+    b"https://",
+    b"www.",
+    b"t.co/",
+    b"pic.twitter.com/",
+    b"\xe2\x80\x8b",
+    b"\xcc\x81",
+    b"\xe1\x85\xa1",
+    b"\xef\xb7\xba",
+    b"\xf3\xa0\x81\x81",
+    b"aaaaaaa",
+    b"$AAPL",
+    b"NYSE:F",
+    b"(AIG.N)",
+    b"Apple's",
+    b"AT&T",
+    b"BRK.B",
+    b"Sun, 06 Nov 1994 08:49:37 GMT",
+    b"9" * 40,
+)

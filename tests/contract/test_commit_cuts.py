@@ -11,9 +11,12 @@ import pytest
 from monitor.app import CoreMaker
 from monitor.clock import ManualClock
 from monitor.errors import Retryable
+from monitor.loops.paging import Paging
 from monitor.loops.watch import WatchLoop, WatchLoopPolicy
 from monitor.records import Alert
 from monitor.store import Store
+from monitor.store.patience import PatientConnection
+from monitor.telemetry import Metrics
 from tests.postgres import PostgresServer
 from tests.proxy import Cut, FaultProxy
 from tests.unit.test_watch_loop import NOW_MS, PARTITION, RULES, FakeSource, mention
@@ -30,6 +33,9 @@ class Desk:
     def wants(self, _alert: Alert, /) -> bool:
         return True
 
+    def hears(self, _topic: str, _severity: str, /) -> bool:
+        return True
+
 
 @pytest.fixture
 def proxy(postgres_server: PostgresServer) -> Iterator[FaultProxy]:
@@ -38,15 +44,23 @@ def proxy(postgres_server: PostgresServer) -> Iterator[FaultProxy]:
 
 
 def watching(store: Store) -> WatchLoop:
-    source = FakeSource(store)
+    source, clock = FakeSource(store), ManualClock(NOW_MS)
     source.add(*(mention(n) for n in range(MENTIONS)))
     return WatchLoop(
         source=source,
         store=store,
         cores=CoreMaker(rules=RULES, names={}, partitions=1),
-        receivers=[Desk()],
+        paging=Paging(
+            store=store,
+            rules=RULES,
+            sectors={},
+            receivers=[Desk()],
+            topic_mentions=PARTITION[0],
+            clock=clock,
+            metrics=Metrics(),
+        ),
         topic_mentions=PARTITION[0],
-        clock=ManualClock(NOW_MS),
+        clock=clock,
         policy=WatchLoopPolicy(batch_mentions_max=5),
     )
 
@@ -95,3 +109,19 @@ def test_a_hundred_connections_lost_at_the_commit_change_nothing(
         assert disturbed == written(store)
     assert disturbed["mentions"] == MENTIONS
     assert disturbed["outbox"], "something was to be delivered"
+
+
+def test_a_connection_that_fell_silent_is_given_up(
+    postgres_server: PostgresServer, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half-open: nobody says that it is gone. The caller hears of it in time, and the next connection works."""
+    monkeypatch.setattr(PatientConnection, "answer_s", 1.0)
+    postgres_server.create("silent")
+    with closing(Store.open(postgres_server.url("silent", port=proxy.port))) as store:
+        store.check()
+        assert proxy.half_open() == 1
+        store.check()  # the pool asks whether the connection lives, and takes another
+        with pytest.raises(Retryable, match="no answer within 1 s"), store.transaction() as transaction:
+            proxy.half_open()
+            transaction.insert_mentions([mention(0)], 0)
+        assert store.counts().mentions == 0

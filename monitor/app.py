@@ -35,10 +35,10 @@ from monitor.telemetry import Caretaker, Health, Metrics, Notifier, TelemetrySer
 if TYPE_CHECKING:
     from monitor.alerting import Rules
     from monitor.delivery import Receiver
-    from monitor.intake.anchors import Hold
     from monitor.intake.kafka import KafkaConfig, KafkaSink
     from monitor.linking import Watchlist
     from monitor.loops.core import PartitionCore
+    from monitor.loops.holds import HoldNotices
     from monitor.loops.reading import DocumentReader
     from monitor.scoring import Scorer
     from monitor.settings import ReceiverSettings
@@ -254,7 +254,7 @@ def _run_score(settings: Settings, stop: threading.Event, clock: Clock, notifier
             group=group_of(settings, "score"),
             merged=True,
             anchors=store,
-            on_held=parts.held,
+            on_held=parts.holds(settings, store, group_of(settings, "score")),
         )
         stack.callback(source.close)
         sink = stack.enter_context(closing(KafkaResults(KafkaSink(config), settings)))
@@ -307,7 +307,7 @@ def _run_watch(settings: Settings, stop: threading.Event, clock: Clock, notifier
             group=group_of(settings, "watch"),
             positions=lambda topic, partition: _position(store, topic, partition),
             anchors=store,
-            on_held=parts.held,
+            on_held=parts.holds(settings, store, group_of(settings, "watch")),
         )
         stack.callback(source.close)
         progress = GroupProgress(
@@ -430,14 +430,20 @@ class Parts:
         self.health.beat(part, self.clock.monotonic_s())
         self.metrics.gauge("heartbeat_seconds", self.clock.now_ms() / 1000, label=part)
 
-    def held(self, held: Mapping[tuple[str, int], Hold]) -> None:
-        """Not ready while a partition waits for an operator, and a gauge that alert rules can watch."""
+    def holds(self, settings: Settings, store: Store, group: str) -> HoldNotices:
+        """What is done about partitions that wait for an operator."""
         from monitor.intake.anchors import HoldReason
+        from monitor.loops.holds import HoldNotices
 
-        self.health.hold([hold.detail for hold in held.values()])
-        reasons = [hold.reason for hold in held.values()]
-        for reason in HoldReason:
-            self.metrics.gauge("held_partitions", float(reasons.count(reason)), label=str(reason))
+        return HoldNotices(
+            store=store,
+            group=group,
+            receivers=receivers_of(settings),
+            reasons=tuple(HoldReason),
+            health=self.health,
+            metrics=self.metrics,
+            clock=self.clock,
+        )
 
 
 class KafkaResults:

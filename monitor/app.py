@@ -272,6 +272,7 @@ def _run_score(settings: Settings, stop: threading.Event, clock: Clock, notifier
                 batches_in_flight=settings.score.batches_in_flight,
             ),
             seen=parts.beat,
+            trouble=parts.trouble,
             metrics=parts.metrics,
             attempts=AttemptGuard(store, owner=_process_name(), clock=clock),
         )
@@ -351,6 +352,7 @@ def _run_watch(settings: Settings, stop: threading.Event, clock: Clock, notifier
                 retention_ms=settings.database.retention_days * 86_400_000,
             ),
             seen=parts.beat,
+            trouble=parts.trouble,
             metrics=parts.metrics,
             upstream=progress,
         )
@@ -386,6 +388,7 @@ def _run_deliver(settings: Settings, stop: threading.Event, clock: Clock, notifi
             owner=_process_name(),
             rng=random.Random(),  # noqa: S311 - jitter, not a secret
             seen=parts.beat,
+            trouble=parts.trouble,
             count=lambda outcome: parts.metrics.count("deliver_attempts_total", label=str(outcome)),
             oldest_s=lambda seconds: parts.metrics.gauge("deliver_oldest_pending_seconds", seconds),
         )
@@ -429,6 +432,10 @@ class Parts:
     def beat(self, part: str) -> None:
         self.health.beat(part, self.clock.monotonic_s())
         self.metrics.gauge("heartbeat_seconds", self.clock.now_ms() / 1000, label=part)
+
+    def trouble(self, what: str | None) -> None:
+        """Not ready while the work fails for reasons outside; see `Health.trouble`."""
+        self.health.trouble("work", what, self.clock.monotonic_s())
 
     def holds(self, settings: Settings, store: Store, group: str) -> HoldNotices:
         """What is done about partitions that wait for an operator."""

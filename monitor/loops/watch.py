@@ -195,13 +195,14 @@ class WatchLoop:
         seen: Callable[[str], None] = lambda _beat: None,
         metrics: Metrics | None = None,
         upstream: Callable[[], Mapping[str, int]] | None = None,
+        trouble: Callable[[str | None], None] = lambda _what: None,
     ) -> None:
         """`upstream`: raw partition → wall time (ms) until which all its mentions are in our topic; see `_idle`."""
         self._source, self._store, self._cores = source, store, cores
         self._paging, self._watchkeeping, self._topic = paging, watchkeeping, topic_mentions
         self._clock, self._policy, self._seen = clock, policy, seen
         self._metrics = metrics or Metrics()
-        self._upstream = upstream
+        self._upstream, self._trouble = upstream, trouble
         self._settled: Mapping[str, int] = {}
         self._purge_at_s = 0.0
         self._steps = WallSteps(clock)
@@ -251,10 +252,12 @@ class WatchLoop:
         waited_s = 0.5
         while not stop.is_set():
             try:
-                self.turn()
+                if self.turn():
+                    self._trouble(None)  # a turn in which nothing was to be done has mended nothing
                 waited_s = 0.5
             except Retryable as err:
                 self._metrics.count("retries_total")
+                self._trouble(str(err))
                 log.warning("watch.retry", error=str(err), wait_s=waited_s)
                 stop.wait(err.retry_after_s or waited_s)
                 waited_s = min(30.0, waited_s * 2)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from monitor.alerting import parse_rules
 from monitor.app import CoreMaker
@@ -355,3 +356,26 @@ def test_what_is_heard_and_by_which_engine_is_counted_with_the_batch(store: Stor
     assert [(row.source, row.mentions) for row in store.feed_hours(0)] == [("wire", 10)]
     shares = store.intake_shares(0, clock.now_ms() + 1)
     assert (shares.mentions, shares.other_engine, shares.dead_letters) == (10, 4, 1)
+
+
+def test_a_source_with_a_wrong_clock_is_named(store: Store) -> None:
+    """Once a batch and fate: who, how many, and by how much; the item itself is kept and counted by its fate."""
+    metrics = Metrics()
+    loop, source, _ = build(store, metrics=metrics)
+    punctual = msgspec.structs.replace(mention(0), published_at_ms=NOW_MS - 1_000)
+    early = [
+        msgspec.structs.replace(mention(number), source="fast clock", published_at_ms=NOW_MS + 3_600_000)
+        for number in (1, 2)
+    ]
+    old = msgspec.structs.replace(mention(3), source="archive", published_at_ms=NOW_MS - 30 * 86_400_000)
+    source.add(punctual, *early, old)
+    with capture_logs() as said:
+        loop.turn()
+    told = [
+        (each["source"], each["fate"], each["count"], each["ahead_s"])
+        for each in said
+        if each["event"] == "watch.off_time"
+    ]
+    assert told == [("archive", "late", 1, -30 * 86_400), ("fast clock", "future", 2, 3_600)]
+    assert 'tapewatch_watch_mentions_total{fate="future"} 2.0' in metrics.exposition().decode()
+    assert store.counts().mentions == 4

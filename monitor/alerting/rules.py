@@ -60,9 +60,9 @@ class VoiceRules(_Section):
     words `stale_weight`; one that names n cashtags n ^ −`list_discount`. A source that makes the share s of its channel has
     in four hours on one company, decisive stories apart, at most (`source_cap` + s × stories of the others) / (1 − s) voices:
     a small one can't fire alone, the only one has no limit. All accounts that are new to the partition today count as one such
-    source, with `newcomer_cap`, in an hour and in four. `brigade_accounts_min` newcomers who echo one another within four hours
-    are a brigade; echoes of one have no voice. A decisive story is of one of `decisive_events`, or has one of `decisive_words`
-    in its title.
+    source, with `newcomer_cap`, in an hour and in four, beside as many as spoke in the 24 hours before.
+    `brigade_accounts_min` newcomers who echo one another within four hours are a brigade; echoes of one have no voice. A
+    decisive story is of one of `decisive_events`, or has one of `decisive_words` in its title.
     """
 
     author_discount: Annotated[float, Field(ge=0)] = 1.0

@@ -135,9 +135,9 @@ class WatchPolicy:
 
     @property
     def reach_back_ms(self) -> int:
-        """How far before the watermark stored mentions must be read back: the longest window, the stories that decided who had
-        room at its beginning, and the novelty horizon before those."""
-        return 2 * HORIZON_MS + TELLERS_MS + self.bucket_ms
+        """How far before the watermark stored mentions must be read back: the longest window, the 28 hours of stories that
+        decided who had room at its beginning, and the novelty horizon before those."""
+        return 3 * HORIZON_MS + TELLERS_MS + self.bucket_ms
 
 
 @dataclass(slots=True, kw_only=True)
@@ -398,7 +398,7 @@ class PartitionCore:
             for channel, ear in list(entity.ears.items()):
                 ear.novelty.forget_before(at_ms - HORIZON_MS)
                 ear.sums.expire(at_ms)
-                if not len(ear.novelty) and not ear.sums.stories:
+                if not len(ear.novelty) and not ear.sums.stories and ear.tellers.forget_before(at_ms):
                     del entity.ears[channel]
 
     # Folding.
@@ -465,7 +465,7 @@ class PartitionCore:
         echo = newcomer and ear.chorus.is_echo(mention.text, copy=copy, crowd=crowd, spoken=spoken)
         total_u, decisive, first = 0, False, False
         if not copy:
-            told = ear.tellers.hear(at_ms, mention.source, newcomer)
+            told = ear.tellers.hear(at_ms, mention.source, newcomer=newcomer, echo=echo)
             room = _room(told, own=self._rules.voices, share=share, strangers=strangers if newcomer else None)
             decisive = not newcomer and self._is_decisive(mention)
             if decisive:
@@ -1014,8 +1014,8 @@ def _room(told: Told, *, own: VoiceRules, share: float, strangers: float | None)
     room = left(own.source_cap, share, told.by_other_sources, told.same_source)
     if strangers is not None:
         usual = min(strangers, STRANGERS_MAX)
-        many = left(own.newcomer_cap, usual, told.by_others, told.by_newcomers)
-        few = left(own.newcomer_cap, usual, told.by_others_h, told.by_newcomers_h)
+        many = left(own.newcomer_cap, usual, told.by_others, told.by_newcomers) + told.newcomers_before / 6
+        few = left(own.newcomer_cap, usual, told.by_others_h, told.by_newcomers_h) + told.newcomers_before / 24
         room = min(room, many, few)
     return room
 

@@ -23,7 +23,10 @@ check: $(VENV)/.installed-all
 unit: $(VENV)/.installed-all
 	$(BIN)/python -m pytest $(ARGS)
 
-services:  ## PostgreSQL's server binaries, for the tests that start their own server
+services:  ## PostgreSQL's server binaries and a C compiler, for the tests that start their own server or break the machine
+	@command -v cc >/dev/null 2>&1 \
+		|| { echo "installing a C compiler for the tests"; apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq gcc libc6-dev >/dev/null; } \
+		|| { echo "a C compiler is missing: apt-get install gcc" >&2; exit 2; }
 	@ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || command -v postgres >/dev/null 2>&1 \
 		|| { echo "installing PostgreSQL for the tests"; apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql >/dev/null; } \
 		|| { echo "PostgreSQL is missing: apt-get install postgresql" >&2; exit 2; }

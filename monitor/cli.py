@@ -336,7 +336,8 @@ def train(
     """
     from monitor import offline
 
-    with _step_progress(quiet=as_json) as progress:
+    follows = os.environ.get("RANK", "0") != "0"  # one of several processes; the leading one shows how far they are
+    with _step_progress(quiet=as_json or follows) as progress:
         summary = offline.train(data, out, recipe=recipe, base=base, resume=resume, progress=progress, warn=_warn)
     if summary is None:
         return

@@ -14,7 +14,7 @@ def test_roles_that_are_killed_lose_and_double_nothing() -> None:
 def told(mentions: str, *, raw: float = 1.0, alerts: str = "", letters: int = 0) -> Told:
     return Told(
         mentions=frozenset(mentions),
-        dead_letters=frozenset(("t", 0, number) for number in range(letters)),
+        dead_letters=frozenset(str(number) for number in range(letters)),
         buckets={("AAA", "news", 0): (raw, 1.0)},
         alerts=frozenset(alerts),
     )

@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requi
 ARGS ?=
 STREAM ?=
 
-.PHONY: install demo test check unit services lock bench chaos simulate fuzz audit clean
+.PHONY: install demo test check unit services lock bench chaos soak simulate fuzz audit clean
 
 install: $(VENV)/.installed-all  ## everything for developing: training, console, tests
 
@@ -56,6 +56,11 @@ FUZZ_SECONDS ?= 600
 fuzz: $(VENV)/.installed-all  ## what strangers send us under a coverage-guided fuzzer, FUZZ_SECONDS=600 SEED=7
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(PIP) -e '.[fuzz]'
 	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS) --seed $(SEED)
+
+HOURS ?= 2
+
+soak: $(VENV)/.installed-all services  ## hours of mixed traffic, sampled each minute into soak.jsonl, HOURS=2; on Apache Kafka with KAFKA_HOME
+	$(BIN)/python -m tests.chaos.soak --hours $(HOURS) --seed $(SEED)
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "tapewatch needs Python 3.11 or newer; say make PYTHON=/path/to/python3.11" >&2; exit 2; }

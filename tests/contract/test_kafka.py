@@ -12,6 +12,7 @@ from pathlib import Path
 import kafka
 import pytest
 from kafka.admin import KafkaAdminClient
+from kafka.errors import KafkaTimeoutError
 from kafka.future import Future
 from kafka.structs import TopicPartition
 
@@ -409,8 +410,23 @@ def owned(sources: Sequence[KafkaSource], enough: Callable[[list[int]], bool], p
     pytest.fail(f"assignments are {[source.assignment() for source in sources]}")
 
 
-def test_partitions_move_one_by_one_and_a_static_member_keeps_its_own(config: KafkaConfig, topic: str) -> None:
-    """A second process takes its share and nothing else; one that dies and comes back disturbs nobody."""
+def test_a_second_process_takes_its_share_and_nothing_else(config: KafkaConfig, topic: str) -> None:
+    """Cooperative: partitions move one by one, and those that stay are never taken away."""
+    first = KafkaSource(config, topics=[topic], group=f"g-{topic}")
+    owned([first], lambda sizes: sizes == [2])
+    second = KafkaSource(config, topics=[topic], group=f"g-{topic}")
+    owned([first, second], lambda sizes: sizes == [1, 1], polls_max=3_000)
+    assert len(first.lost()) == 1, "the other one was never taken away"
+    for source in (first, second):
+        source.close()
+
+
+@pytest.mark.kafka
+def test_a_static_member_that_comes_back_keeps_its_own(apache_kafka: ApacheKafka) -> None:
+    """One that dies and comes back within its session disturbs nobody. (The embedded broker knows no static members.)"""
+    config = KafkaConfig(bootstrap_servers=apache_kafka.bootstrap_servers, session_timeout_ms=20_000)
+    topic = f"t-{uuid.uuid4().hex[:8]}"
+    ensure_topics(config, {topic: 2}, create=True)
 
     def member(name: str) -> KafkaSource:
         return KafkaSource(replace(config, static_member=f"{topic}-{name}"), topics=[topic], group=f"g-{topic}")
@@ -419,7 +435,7 @@ def test_partitions_move_one_by_one_and_a_static_member_keeps_its_own(config: Ka
     owned([first], lambda sizes: sizes == [2])
     second = member("b")
     owned([first, second], lambda sizes: sizes == [1, 1])
-    assert len(first.lost()) == 1, "the other one was never taken away"
+    assert len(first.lost()) == 1
     kept, theirs = first.assignment(), second.assignment()
     second.close()  # as a crash: a static member does not say goodbye
     again = member("b")
@@ -447,3 +463,27 @@ def test_a_member_whose_name_another_process_took_stops(apache_kafka: ApacheKafk
             zombie.poll(100, 50)
     for source in (replacement, zombie):
         source.close()
+
+
+@pytest.mark.kafka
+def test_a_sink_that_was_not_answered_begins_anew(apache_kafka: ApacheKafka) -> None:
+    """Its connections fell silent: what was sent is not acknowledged and must be sent again, which then works."""
+    config = KafkaConfig(bootstrap_servers=apache_kafka.bootstrap_servers, session_timeout_ms=6_000)
+    topic = f"t-{uuid.uuid4().hex[:8]}"
+    ensure_topics(config, {topic: 1}, create=True)
+    sink = KafkaSink(config, flush_timeout_s=1.0)
+    sink.send(topic, key=b"k", value=b"0")
+    sink.flush()
+    stuck = sink._producer
+    stuck.flush = lambda timeout: (_ for _ in ()).throw(KafkaTimeoutError("as when nobody answers"))
+    sink.send(topic, key=b"k", value=b"1")
+    with pytest.raises(Retryable, match="as when nobody answers"):
+        sink.flush()
+    sink.send(topic, key=b"k", value=b"1")
+    sink.flush()
+    assert sink._producer is not stuck
+    sink.close()
+    source = KafkaSource(config, topics=[topic], group=f"g-{topic}")
+    seen = read_until(source, lambda seen: {m.value for m in seen} >= {b"0", b"1"})
+    source.close()
+    assert seen[0].value == b"0"

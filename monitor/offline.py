@@ -74,7 +74,8 @@ def backtest(
     chosen = load_rules(rules or settings.rules.path)
     others = [load_rules(path) for path in sweep]
     known = load_events(events) if events else ()
-    names = load_watchlist(watchlist or settings.watchlist.path).names()
+    companies = load_watchlist(watchlist or settings.watchlist.path)
+    names, sectors = companies.names(), companies.sectors()
     scorer = make_scorer(settings)
     cache = settings.bundle.cache_dir or Path.home() / ".cache" / "tapewatch"
     size = sum(file.stat().st_size for file in files if file.exists())
@@ -92,6 +93,7 @@ def backtest(
             mentions,
             rules=by,
             names=names,
+            sectors=sectors,
             partitions=partitions,
             progress=lambda count: progress(stage, count, total),
         )

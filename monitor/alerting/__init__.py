@@ -1,13 +1,22 @@
 """From windows to alerts: what is usual, how rare this is, what a budget of false alarms allows, and why. Pure but for `load_rules`.
 
-Promises: the same mentions give the same alerts, byte for byte; a budget that is held by ranking against the record; reasons
+Promises: the same mentions give the same alerts, byte for byte; a budget that is spent, and no more, by ranking against the record; reasons
 that are facts. Knows nothing of Kafka, databases or receivers.
 """
 
-from monitor.alerting.baselines import Expected, Habit, Market, close_block, expected, exposure
+from monitor.alerting.baselines import (
+    Expected,
+    Habit,
+    Market,
+    close_block,
+    expected,
+    exposure,
+    note_peak,
+    scaled,
+)
 from monitor.alerting.brief import brief
 from monitor.alerting.budget import Budget, BudgetState
-from monitor.alerting.detectors import Signal, Voices, burst, divergence, drift, tone_shift
+from monitor.alerting.detectors import Signal, Voices, burst, divergence, drift, surplus, tone_shift
 from monitor.alerting.evidence import Reasons, Said, Shift, decompose, quote, reasons
 from monitor.alerting.levels import Levels
 from monitor.alerting.lifecycle import (
@@ -22,23 +31,40 @@ from monitor.alerting.lifecycle import (
     severity,
     step,
 )
-from monitor.alerting.paging import Message, Pager, PageReason, PagerState, Settled, Step, Told, Verdict
+from monitor.alerting.paging import (
+    Message,
+    Pager,
+    PageReason,
+    PagerState,
+    Settled,
+    Step,
+    Told,
+    Verdict,
+    page_history,
+)
 from monitor.alerting.robust import Without, without_top
-from monitor.alerting.rules import Rules, VoiceRules, load_rules, parse_rules
+from monitor.alerting.rules import MARKET_S, Rules, VoiceRules, load_rules, parse_rules
+from monitor.alerting.silence_states import Feed, Finding, Hearing, KeeperState, OperatorMessage, Shares, Trouble
 from monitor.alerting.silences import Hours, Silence
 from monitor.alerting.sources import Sources
 
 __all__ = [
+    "MARKET_S",
     "OPENED",
     "Budget",
     "BudgetState",
     "Expected",
+    "Feed",
+    "Finding",
     "Habit",
+    "Hearing",
     "Hours",
+    "KeeperState",
     "Levels",
     "Market",
     "Message",
     "OpenAlert",
+    "OperatorMessage",
     "PageReason",
     "Pager",
     "PagerState",
@@ -48,12 +74,14 @@ __all__ = [
     "Rules",
     "Said",
     "Settled",
+    "Shares",
     "Shift",
     "Signal",
     "Silence",
     "Sources",
     "Step",
     "Told",
+    "Trouble",
     "Verdict",
     "VoiceRules",
     "Voices",
@@ -71,11 +99,15 @@ __all__ = [
     "expected",
     "exposure",
     "load_rules",
+    "note_peak",
+    "page_history",
     "parse_rules",
     "quote",
     "reasons",
+    "scaled",
     "severity",
     "step",
+    "surplus",
     "tone_shift",
     "without_top",
 ]

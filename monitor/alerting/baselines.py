@@ -13,35 +13,47 @@ import math
 
 import msgspec
 
+from monitor.alerting.cusum import EMPTY, step_bank
 from monitor.alerting.rules import BaselineRules
 
 HOUR_MS = 3_600_000
 BLOCK_MS = 4 * HOUR_MS
+DAY_MS = 24 * HOUR_MS
 WEEK_H = 168
 _TOD_PRIOR_H = 3.0  # hours of record that the overall mean is worth for one hour of the day
 _HOW_PRIOR_H = 6.0  # hours of record that the hour of the day is worth for one hour of the week
+_SECTOR_PRIOR_VOICES = 50.0  # voices that the market's tone is worth for a sector's
+_FADING = ("tone_w", "tone_p", "tone_sq", "negative", "positive", "decisive", "day_peaks", "peak_days")
+_PEAK_PRIOR_DAYS = 30.0
+_PEAK_MAX = 20.0
 _GAP_H = 24 * 60  # after a longer silence of the whole partition only this much of it is counted
 
 
 class Expected(msgspec.Struct, frozen=True, kw_only=True):
-    """What a window should hold: voices and their spread (negative binomial with this size), tone and shares.
+    """What a window should hold: voices, their spread (negative binomial with this size) and their tone.
 
     `variance` of one voice's polarity. `exposure_h` hours of record behind it. `market` is the factor by which the market
-    as a whole is louder now; it is in `voices` already.
+    as a whole is louder now; it is in `voices` already. `market_tone` is how far the market's tone has moved; it is not in
+    `tone`. `habit`: how far the entity's loudest moments of a day usually go, over the watchlist's. `rarity`: how many
+    voices one decisive story is worth.
     """
 
     voices: float
     size: float
-    negative: float
-    positive: float
     tone: float
     variance: float
     exposure_h: float
     market: float
+    market_tone: float = 0.0
+    habit: float = 1.0
+    rarity: float = 1.0
 
 
 class Market(msgspec.Struct, array_like=True):
-    """One channel of a partition: the profile of the week and the averages. All sums decay together."""
+    """One channel of a partition: the profile of the week and the averages. All sums decay together.
+
+    `sectors`: voices and their weighted polarity, by sector.
+    """
 
     hour: int
     first_hour: int
@@ -56,7 +68,11 @@ class Market(msgspec.Struct, array_like=True):
     negative: float = 0.0
     positive: float = 0.0
     level: float = 0.0
+    decisive: float = 0.0
+    day_peaks: float = 0.0
+    peak_days: float = 0.0
     week: list[float] = msgspec.field(default_factory=lambda: [1.0] * WEEK_H)
+    sectors: dict[str, tuple[float, float]] = msgspec.field(default_factory=dict)
 
     def move_to(self, hour: int, rules: BaselineRules) -> None:
         """Close the hours before `hour`."""
@@ -70,14 +86,28 @@ class Market(msgspec.Struct, array_like=True):
             self._close(step)
             self.hour += 1
 
-    def add(self, voices: float, polarity: float, polarity_sq: float, negative: float, positive: float) -> None:
-        """Voices of the open hour; the three last are weighted sums."""
+    def add(
+        self,
+        voices: float,
+        polarity: float,
+        polarity_sq: float,
+        negative: float,
+        positive: float,
+        *,
+        decisive: float = 0.0,
+        sector: str = "",
+    ) -> None:
+        """Voices of the open hour, those of decisive stories among them; polarities and shares are weighted sums."""
+        if sector:
+            of_sector = self.sectors.get(sector, (0.0, 0.0))
+            self.sectors[sector] = (of_sector[0] + voices, of_sector[1] + polarity)
         self.open_count += voices
         self.tone_w += voices
         self.tone_p += polarity
         self.tone_sq += polarity_sq
         self.negative += negative
         self.positive += positive
+        self.decisive += decisive
 
     def profile(self, hour: int) -> float:
         """How much louder than the average this hour of the week is, as of the last midnight (UTC)."""
@@ -99,6 +129,11 @@ class Market(msgspec.Struct, array_like=True):
     def mean_tone(self) -> float:
         return self.tone_p / (self.tone_w + 10.0)
 
+    def sector_tone(self, sector: str) -> float:
+        """The mean polarity of a sector, shrunk to that of the market; an unknown sector is the market."""
+        voices, polarity = self.sectors.get(sector, (0.0, 0.0))
+        return (polarity + _SECTOR_PRIOR_VOICES * self.mean_tone()) / (voices + _SECTOR_PRIOR_VOICES)
+
     def tone_variance(self) -> float:
         """Of one voice's polarity, pooled over the partition, with ten voices of ±0.5 as a prior."""
         mean = self.mean_tone()
@@ -113,8 +148,9 @@ class Market(msgspec.Struct, array_like=True):
         usual = self.profile(self.hour)
         self.counts = [value * step for value in self.counts]
         self.hours = [value * step for value in self.hours]
-        for name in ("tone_w", "tone_p", "tone_sq", "negative", "positive"):
+        for name in _FADING:
             setattr(self, name, getattr(self, name) * step)
+        self.sectors = {name: (voices * step, polarity * step) for name, (voices, polarity) in self.sectors.items()}
         self.counts[slot] += self.open_count
         self.hours[slot] += 1.0
         self.exposure = self.exposure * step + usual
@@ -132,20 +168,20 @@ class Habit(msgspec.Struct, array_like=True):
     block: int
     voices: float = 0.0
     squares: float = 0.0
-    negative: float = 0.0
-    positive: float = 0.0
     tone_w: float = 0.0
     tone_p: float = 0.0
     open_n: float = 0.0
-    open_negative: float = 0.0
-    open_positive: float = 0.0
     open_p: float = 0.0
-    cusum_up: float = 0.0
-    cusum_down: float = 0.0
+    decisive: float = 0.0
+    day: int = 0
+    day_peak: float = 0.0
+    day_peaks: float = 0.0
+    peak_days: float = 0.0
+    bank: list[float] = msgspec.field(default_factory=lambda: list(EMPTY))
 
 
-def close_block(habit: Habit, market: Market, at_ms: int, rules: BaselineRules, slack: float) -> None:
-    """Let a finished block enter the record, clipped, and step the tone's CUSUM (Page 1954) by it."""
+def close_block(habit: Habit, market: Market, at_ms: int, rules: BaselineRules, sector: str) -> None:
+    """Let a finished block enter the record, clipped, and step the tone's CUSUMs by it."""
     block = at_ms // BLOCK_MS
     if block <= habit.block:
         return
@@ -157,32 +193,63 @@ def close_block(habit: Habit, market: Market, at_ms: int, rules: BaselineRules, 
             exposure=exposure(market, habit.block * BLOCK_MS, BLOCK_MS),
             factor=1.0,
             rules=rules,
+            sector=sector,
         )
         cap = usual.voices + 2.0 * math.sqrt(usual.voices + usual.voices**2 / usual.size) + 3.0
         kept = min(1.0, cap / habit.open_n)
-        z = (habit.open_p / habit.open_n - usual.tone) / math.sqrt(
-            usual.variance * (1 / habit.open_n + 1 / (habit.tone_w + rules.tone_prior_voices))
-        )
-        z = min(max(z, -3.0), 3.0)
-        habit.cusum_up = max(0.0, habit.cusum_up + z - slack)
-        habit.cusum_down = max(0.0, habit.cusum_down - z - slack)
+        spread = usual.variance * (1 / habit.open_n + 1 / (habit.tone_w + rules.tone_prior_voices))
+        step_bank(habit.bank, (habit.open_p / habit.open_n - usual.tone) / math.sqrt(spread))
         habit.voices += habit.open_n * kept
         habit.squares += (habit.open_n * kept) ** 2
-        habit.negative += habit.open_negative * kept
-        habit.positive += habit.open_positive * kept
         habit.tone_w += habit.open_n * kept
         habit.tone_p += habit.open_p * kept
-        habit.open_n = habit.open_negative = habit.open_positive = habit.open_p = 0.0
+        habit.open_n = habit.open_p = 0.0
     habit.block = block
     hour = block * 4
     factor = decay(hour - habit.at_hour, rules)
-    for name in ("voices", "squares", "negative", "positive", "tone_w", "tone_p"):
+    for name in ("voices", "squares", "tone_w", "tone_p", "decisive", "day_peaks", "peak_days"):
         setattr(habit, name, getattr(habit, name) * factor)
     habit.at_hour = hour
 
 
+def scaled(usual: Expected, exposure: float) -> Expected:
+    """What is usual in an average hour, in a window of `exposure` of them."""
+    return Expected(
+        voices=usual.voices * exposure,
+        size=usual.size,
+        tone=usual.tone,
+        variance=usual.variance,
+        exposure_h=usual.exposure_h,
+        market=usual.market,
+        market_tone=usual.market_tone,
+        habit=usual.habit,
+        rarity=usual.rarity,
+    )
+
+
+def note_peak(habit: Habit, market: Market, at_ms: int, excess: float) -> None:
+    """Keep how far the entity went today; a finished day enters its record and the watchlist's."""
+    day = at_ms // DAY_MS
+    if day != habit.day:
+        if habit.day:
+            habit.day_peaks += habit.day_peak
+            habit.peak_days += 1.0
+            market.day_peaks += habit.day_peak
+            market.peak_days += 1.0
+        habit.day, habit.day_peak = day, 0.0
+    habit.day_peak = max(habit.day_peak, min(excess, _PEAK_MAX))
+
+
 def expected(
-    habit: Habit, market: Market, *, at_ms: int, exposure: float, factor: float, rules: BaselineRules
+    habit: Habit,
+    market: Market,
+    *,
+    at_ms: int,
+    exposure: float,
+    factor: float,
+    rules: BaselineRules,
+    sector: str = "",
+    market_tone: float = 0.0,
 ) -> Expected:
     """What a window of so many average hours (see `exposure`) should hold at `at_ms`, market loudness `factor` included."""
     faded = decay(max(0, at_ms // HOUR_MS - habit.at_hour), rules)
@@ -195,20 +262,37 @@ def expected(
     mean = rate * 4
     spread = ((habit.squares * faded) + 12 * (mean + mean**2 * (1 + 1 / rules.dispersion))) / (blocks + 12)
     over = max(spread - mean, 0.0) / mean**2 - 1.0  # 1/r of the negative binomial: Var = m + m²/r
-    over = min(max(over, 0.02), 0.5) + 1.0 / (voices + prior_n + 1.0)
-    tone = (habit.tone_p * faded + rules.tone_prior_voices * market.mean_tone()) / (weight + rules.tone_prior_voices)
-    q_negative, q_positive = market.shares()
-    k = rules.tone_prior_voices
+    over = min(max(over, 0.02), 0.2) + 1.0 / (voices + prior_n + 1.0)
+    tone = (habit.tone_p * faded + rules.tone_prior_voices * market.sector_tone(sector)) / (
+        weight + rules.tone_prior_voices
+    )
     return Expected(
         voices=usual,
         size=1.0 / over,
-        negative=usual * (habit.negative * faded + k * q_negative) / (weight + k),
-        positive=usual * (habit.positive * faded + k * q_positive) / (weight + k),
         tone=tone,
         variance=market.tone_variance(),
         exposure_h=market.exposure,
         market=factor,
+        market_tone=market_tone,
+        habit=_usual_peak(habit, market),
+        rarity=_rarity(habit, market, faded, rules),
     )
+
+
+def _usual_peak(habit: Habit, market: Market) -> float:
+    """The mean of the entity's daily peaks over the watchlist's, shrunk to 1; the root, because a part of it is chance."""
+    pooled = (market.day_peaks + _PEAK_PRIOR_DAYS) / (market.peak_days + _PEAK_PRIOR_DAYS)
+    own = (habit.day_peaks + _PEAK_PRIOR_DAYS * pooled) / (habit.peak_days + _PEAK_PRIOR_DAYS)
+    return math.sqrt(own / pooled)
+
+
+def _rarity(habit: Habit, market: Market, faded: float, rules: BaselineRules) -> float:
+    """What a decisive story weighs: its surprise in nats, by the share of such stories in the entity's record, shrunk to
+    the market's. One in fifty earns four voices; who has had many such days earns little."""
+    k = rules.tone_prior_voices
+    share = (market.decisive + 1.0) / (market.tone_w + 50.0)
+    own = (habit.decisive * faded + k * share) / (habit.tone_w * faded + k)
+    return min(max(-math.log(own), 1.0), rules.decisive_weight_max)
 
 
 def decay(hours: int, rules: BaselineRules) -> float:

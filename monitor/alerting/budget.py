@@ -1,19 +1,37 @@
-"""How loud an episode must be to fire: ranked against the watchlist's own past, so that the budget holds whatever the model.
+"""How loud an episode must be to fire, so that a stated number of alerts a day is spent: no more, and under a null no less.
 
-An episode is a stretch in which one entity's score stays above a floor; its peak is what counts, because an alert fires
-once per stretch. A score s may fire when episodes that reach s came no oftener than the budget allows:
+Two parts, both driven by event time alone:
 
-    (1 + #{past peaks >= s} + D0 · E · m · 10^-s) / (D + D0) <= budget per day
+1. Rank. An episode is a stretch of one entity of at most a cooldown's length; its peak is what counts, because an alert
+   fires once per stretch, so autocorrelation within it doesn't matter. The record of a detector holds the peaks of the
+   whole watchlist, fading with one half-life, and answers how many episodes a day reach a score s:
 
-which is a conformal rank (Vovk, Gammerman & Shafer 2005, ch. 2: (1 + #{past >= now}) / (1 + n)) of episode peaks over D days of
-record, with D0 days of theory (E entities, m looks a day) while there is little record. Peaks, not looks, are ranked, so
-autocorrelation within a stretch doesn't matter. Real events are in the record too: the budget then errs on the quiet side.
+       λ(s) = (#{peaks ≥ s} − ½ + D₀ · E · 10^−s) / (D + D₀)
+
+   a conformal rank (Vovk, Gammerman & Shafer 2005, ch. 2) over D days with the episode at hand in the record, counted by
+   half (mid-p: Lancaster 1961) because the full rank fires too seldom while the record is short; D₀ days of theory (E
+   entities, one look a day) stand in for a record. λ(s) / E is the p-value that an alert shows: the share of entity-days that
+   are as loud. Detectors have weights (weighted p-values: Genovese, Roeder & Wasserman 2006).
+
+2. Account. Ranks are right on average only when the future is like the record, and a peak that is told once may be heard
+   again. So what was earned (budget × time) and spent (alerts) is kept, and the rate that may fire is
+
+       B · exp(g · (earned − spent)),     |earned − spent| ≤ C,     g = max(gain, 1 / (D + D₀))
+
+   the integral part of a quantile tracker (Gibbs & Candès 2021, "Adaptive conformal inference under distribution shift",
+   eq. 2; Angelopoulos, Candès & Tibshirani 2023, "Conformal PID control", § 2.2): alerts stay within C of budget × time
+   for as long as the account isn't full, whatever the scores are. Its steps
+   shrink with the record as in stochastic approximation (Robbins & Monro 1951; Angelopoulos, Barber & Bates 2024, "Online
+   conformal prediction with decaying step sizes"): a start that was too shy is made good within days, and later a season in
+   which much happens may spend what a dull one has saved. It is alpha-investing by the clock (Foster & Stine
+   2008): wealth grows with time and not with the number of looks, because the promise is a rate per day.
+
+Real events are in the record and are paid from the account: the budget bounds all alerts, not only the false ones.
 """
 
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, insort
 
 import msgspec
 
@@ -21,114 +39,124 @@ from monitor.alerting.rules import KINDS, BudgetRules
 from monitor.records import AlertKind
 
 DAY_MS = 86_400_000
-FLOOR = 2.0  # scores below 10^-2 are no episodes
-_EPISODES_MIN = 600
+HOUR_MS = 3_600_000
+_BINS = 288  # of width 2% of 1 + score, which is enough for scores up to 300
+_BINS_A_NEPER = 50.0
+_ACCOUNT_MAX = 8.0  # alerts; or what is earned in so many days, whichever is more
+_ACCOUNT_DAYS_MAX = 10.0
 
 
 class Episode(msgspec.Struct, array_like=True):
-    """A stretch above the floor: its first and last moment and its peak."""
+    """A stretch of one entity: its first moment, the bin of its peak, and what it weighs in the record."""
 
     started_ms: int
-    last_ms: int
-    peak: float
+    bin: int
+    weight: float
 
 
 class Ledger(msgspec.Struct, array_like=True):
-    """One detector's record. `past`: (end, peak) of finished episodes; `now`: those that last, by entity."""
+    """One detector's record: the fading number of episodes by the bin of their peak, and the episodes that last."""
 
-    past: list[tuple[int, float]] = msgspec.field(default_factory=list)
+    peaks: list[float] = msgspec.field(default_factory=lambda: [0.0] * _BINS)
     now: dict[str, Episode] = msgspec.field(default_factory=dict)
-    floor: float = FLOOR
 
 
 class BudgetState(msgspec.Struct, array_like=True):
-    """What a partition keeps: since when it listens, and a ledger per detector."""
+    """What a partition keeps. Records have faded to `at_hour` and are worth `days`; `account` as of `account_ms`."""
 
-    since_ms: int
+    at_hour: int
+    account_ms: int
+    days: float = 0.0
+    account: float = 0.0
     ledgers: dict[str, Ledger] = msgspec.field(default_factory=dict)
+
+    @classmethod
+    def since(cls, at_ms: int) -> BudgetState:
+        """Nothing heard yet."""
+        return cls(at_hour=at_ms // HOUR_MS, account_ms=at_ms)
 
 
 class Budget:
-    """Answers how rare a score is. `share` is this partition's part of the watchlist's budget."""
+    """Answers how rare a score is and whether it may fire. `share` is this partition's part of the watchlist's budget."""
+
+    __slots__ = ("_fade", "_gap_ms", "_most", "_per_day", "_rules", "_weights", "state")
 
     def __init__(self, *, rules: BudgetRules, gap_ms: int, share: float, state: BudgetState) -> None:
         self.state = state
-        self._rules, self._gap_ms, self._share = rules, gap_ms, share
+        self._rules, self._gap_ms = rules, gap_ms
+        self._per_day = rules.false_alerts_per_day * share
+        self._most = max(_ACCOUNT_MAX, _ACCOUNT_DAYS_MAX * self._per_day)
+        self._weights: dict[AlertKind, float] = {kind: getattr(rules, kind) for kind in KINDS}
+        self._fade = 0.5 ** (1.0 / (24.0 * rules.half_life_days))
         for kind in KINDS:
             state.ledgers.setdefault(kind, Ledger())
-        self._peaks = {kind: sorted(peak for _, peak in self._all(kind)) for kind in KINDS}
+
+    def move_to(self, at_ms: int) -> None:
+        """Let the record fade to this moment, hour by hour; call it before the readings of a moment."""
+        state, hour = self.state, at_ms // HOUR_MS
+        passed = hour - state.at_hour
+        if passed <= 0:
+            return
+        state.at_hour = hour
+        fade = self._fade**passed
+        # The sum of a geometric series: what `passed` hours are worth, each faded by those after it.
+        state.days = state.days * fade + (1.0 - fade) / (1.0 - self._fade) / 24.0
+        for ledger in state.ledgers.values():
+            ledger.peaks = [weight * fade for weight in ledger.peaks]
+            ledger.now = {
+                name: Episode(each.started_ms, each.bin, each.weight * fade)
+                for name, each in ledger.now.items()
+                if at_ms - each.started_ms <= self._gap_ms
+            }
 
     def observe(self, kind: AlertKind, entity: str, score: float, at_ms: int) -> None:
         """Take a reading into the record. Readings come in event-time order."""
         ledger = self.state.ledgers[kind]
-        if score < ledger.floor:
-            return
+        where = _bin(score)
         episode = ledger.now.get(entity)
-        if episode is not None and at_ms - episode.started_ms <= self._gap_ms:
-            episode.last_ms = at_ms
-            if score > episode.peak:
-                self._forget_peak(kind, episode.peak)
-                insort(self._peaks[kind], score)
-                episode.peak = score
-            return
-        if episode is not None:
-            ledger.past.append((episode.last_ms, episode.peak))
-        ledger.now[entity] = Episode(at_ms, at_ms, score)
-        insort(self._peaks[kind], score)
-        self._prune(kind, at_ms)
+        if episode is None or at_ms - episode.started_ms > self._gap_ms:
+            ledger.now[entity] = Episode(at_ms, where, 1.0)
+            ledger.peaks[where] += 1.0
+        elif where > episode.bin:
+            ledger.peaks[episode.bin] -= episode.weight
+            ledger.peaks[where] += episode.weight
+            episode.bin = where
 
-    def rate(self, kind: AlertKind, entity: str, score: float, at_ms: int, entities: int) -> float:
-        """Episodes a day, over this partition, that reach `score`; the entity's own lasting one counts once."""
-        rules = self._rules
-        if score < self.state.ledgers[kind].floor:
-            return math.inf  # what is not recorded can't be ranked
-        days = min(max(at_ms - self.state.since_ms, 0) / DAY_MS, rules.record_days)
-        peaks = self._peaks[kind]
-        louder = len(peaks) - bisect_left(peaks, score)
-        own = self.state.ledgers[kind].now.get(entity)
-        if own is None or own.peak < score:
-            louder += 1
-        theory = rules.prior_days * entities * rules.looks_per_day * 10.0**-score
-        return float((louder + theory) / (days + rules.prior_days))
+    def rate(self, kind: AlertKind, score: float, entities: int) -> float:
+        """Episodes a day, over this partition, that reach `score`, itself included if it was observed."""
+        rules, state = self._rules, self.state
+        place = min(_BINS_A_NEPER * math.log1p(score), _BINS - 1.0)
+        where, peaks = int(place), state.ledgers[kind].peaks
+        louder = sum(peaks[where + 1 :]) + peaks[where] * (where + 1.0 - place)
+        theory = rules.prior_days * entities * 10.0**-score
+        return float((max(louder - 0.5, 0.5) + theory) / (state.days + rules.prior_days))
 
-    def allowed(self, kind: AlertKind) -> float:
-        """Episodes a day that this detector may turn into alerts."""
-        rules = self._rules
-        shares = {"burst": rules.burst, "tone": rules.tone, "drift": rules.drift, "divergence": rules.divergence}
-        return rules.false_alerts_per_day * shares[kind] * self._share
+    def allowed(self, kind: AlertKind, at_ms: int) -> float:
+        """Episodes a day that this detector may turn into alerts now."""
+        account = min(self.state.account + self._per_day * (at_ms - self.state.account_ms) / DAY_MS, self._most)
+        return self._weights[kind] * self._per_day * math.exp(self._gain() * account)
+
+    def spend(self, at_ms: int) -> None:
+        """An alert was opened."""
+        state = self.state
+        earned = self._per_day * (at_ms - state.account_ms) / DAY_MS
+        state.account = max(min(state.account + earned, self._most) - 1.0, -self._most)
+        state.account_ms = at_ms
 
     def needed(self, kind: AlertKind, at_ms: int, entities: int) -> float:
         """The smallest score that fires now, by bisection; what evidence and flip margin are measured against."""
-        low, high = 0.0, 320.0
+        low, high, allowed = 0.0, 320.0, self.allowed(kind, at_ms)
         for _ in range(40):
             middle = (low + high) / 2
-            if self.rate(kind, "", middle, at_ms, entities) <= self.allowed(kind):
+            if self.rate(kind, middle, entities) <= allowed:
                 high = middle
             else:
                 low = middle
         return high
 
-    def _all(self, kind: AlertKind) -> list[tuple[int, float]]:
-        ledger = self.state.ledgers[kind]
-        return ledger.past + [(episode.last_ms, episode.peak) for episode in ledger.now.values()]
+    def _gain(self) -> float:
+        return max(self._rules.gain, 1.0 / (self.state.days + self._rules.prior_days))
 
-    def _forget_peak(self, kind: AlertKind, peak: float) -> None:
-        peaks = self._peaks[kind]
-        del peaks[bisect_left(peaks, peak)]
 
-    def _prune(self, kind: AlertKind, at_ms: int) -> None:
-        """Old episodes leave; when there are too many, the faint ones do, and the floor rises."""
-        ledger = self.state.ledgers[kind]
-        horizon_ms = at_ms - round(self._rules.record_days * DAY_MS)
-        for entity in [name for name, episode in ledger.now.items() if at_ms - episode.started_ms > self._gap_ms]:
-            episode = ledger.now.pop(entity)
-            ledger.past.append((episode.last_ms, episode.peak))
-        kept = [each for each in ledger.past if each[0] >= horizon_ms and each[1] >= ledger.floor]
-        # Four times what the budget can spend in the record's length: the threshold lies well inside what is kept.
-        episodes_max = max(_EPISODES_MIN, round(4 * self.allowed(kind) * self._rules.record_days))
-        if len(kept) > episodes_max:
-            kept.sort(key=lambda each: (each[1], each[0]))
-            ledger.floor = kept[len(kept) // 4][1]
-            kept = sorted(kept[len(kept) // 4 :])
-        ledger.past = kept
-        self._peaks[kind] = sorted(peak for _, peak in self._all(kind))
+def _bin(score: float) -> int:
+    return min(int(_BINS_A_NEPER * math.log1p(score)), _BINS - 1)

@@ -1,9 +1,11 @@
 """Four detectors, each a pure function from a window and what it should hold to a score: minus the decimal log of a p-value.
 
-- burst: more voices than usual. The tail of the negative binomial by its signed root, Φ(−√2D) with D the Kullback–Leibler
-  divergence of the observed from the expected (for the binomial these are sharp bounds: Zubkov & Serov 2013, Theorem 1).
+- burst: more voices than usual, in standard deviations of the negative binomial (its Pearson residual: McCullagh & Nelder
+  1989, § 2.4.1), over how far the entity's own days usually go; plus a part of how clearly they lean in one direction. The
+  Pearson residual and not the likelihood root: against prices a few voices on a silent company are worth more than the
+  root grants them.
 - tone: the mean polarity of independent voices against the entity's own shrunk mean and the market's move (a z-test).
-- drift: CUSUM over four-hour blocks of the standardised tone (Page 1954); tail by Siegmund 1985, eq. 2.52: e^(−2k(h + 1.166)).
+- drift: a bank of CUSUMs over four-hour blocks of the standardised tone (see cusum.py).
 - divergence: news against social in one day, against the usual difference (a two-sample z-test).
 
 The scores are theory; how often each is reached in this watchlist is what the budget ranks (see budget.py).
@@ -16,6 +18,7 @@ import math
 import msgspec
 
 from monitor.alerting.baselines import Expected
+from monitor.alerting.cusum import heights
 from monitor.alerting.rules import DetectorRules
 from monitor.records import AlertKind, Direction
 
@@ -45,22 +48,16 @@ class Signal(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def burst(voices: Voices, usual: Expected, window_s: int, rules: DetectorRules) -> Signal | None:
-    """More voices than usual, and a direction in which they lean; None without a surplus. The caller holds the least number."""
-    if voices.total <= max(usual.voices, 0.0):
+    """More voices than usual, and the direction in which they lean; None without a surplus. The caller holds the least number."""
+    excess = surplus(voices.total, usual.voices, usual.size)
+    if excess <= 0.0:
         return None
-    negative = surplus(voices.negative, usual.negative, usual.size)
-    positive = surplus(voices.positive, usual.positive, usual.size)
-    tone = voices.polarity / voices.total - usual.tone
-    direction: Direction = "negative" if tone < 0 else "positive"
-    aligned = negative if direction == "negative" else positive
+    tone = voices.polarity / voices.total - usual.tone - usual.market_tone
     lean = abs(tone) * math.sqrt(voices.total / usual.variance)
-    total = surplus(voices.total, usual.voices, usual.size)
-    divergence = (total + rules.direction_weight * max(aligned, 0.0)) / (1.0 + rules.direction_weight)
-    divergence *= lean / (1.0 + lean)
     return Signal(
         kind="burst",
-        direction=direction,
-        score=tail_score(math.sqrt(2.0 * divergence)),
+        direction="negative" if tone < 0 else "positive",
+        score=tail_score(excess / usual.habit + rules.lean_weight * lean),
         window_s=window_s,
         voices=voices,
         expected=usual,
@@ -68,13 +65,11 @@ def burst(voices: Voices, usual: Expected, window_s: int, rules: DetectorRules) 
     )
 
 
-def tone_shift(
-    voices: Voices, usual: Expected, window_s: int, market_tone: float, rules: DetectorRules
-) -> Signal | None:
+def tone_shift(voices: Voices, usual: Expected, window_s: int, rules: DetectorRules) -> Signal | None:
     """Another tone than usual, once the market's own move is taken away; None with too few voices."""
     if voices.total < rules.tone_voices_min:
         return None
-    tone = voices.polarity / voices.total - usual.tone - market_tone
+    tone = voices.polarity / voices.total - usual.tone - usual.market_tone
     return Signal(
         kind="tone",
         direction="negative" if tone < 0 else "positive",
@@ -86,17 +81,16 @@ def tone_shift(
     )
 
 
-def drift(
-    voices: Voices, usual: Expected, window_s: int, rules: DetectorRules, *, up: float, down: float
-) -> Signal | None:
-    """A small shift that lasts: the larger of the two CUSUM sides."""
+def drift(voices: Voices, usual: Expected, window_s: int, bank: list[float]) -> Signal | None:
+    """A shift that lasts: the highest of the CUSUMs (see cusum.py)."""
+    up, down = heights(bank)
     height = max(up, down)
     if height <= 0 or voices.total <= 0:
         return None
     return Signal(
         kind="drift",
         direction="positive" if up >= down else "negative",
-        score=min(2.0 * rules.drift_slack * (height + 1.166) / LN10, SCORE_MAX),
+        score=min(height / LN10, SCORE_MAX),
         window_s=window_s,
         voices=voices,
         expected=usual,
@@ -127,11 +121,9 @@ def divergence(
 
 
 def surplus(n: float, mean: float, size: float) -> float:
-    """Kullback–Leibler divergence (nats) of n voices from the negative binomial of this mean and size; 0 below the mean."""
-    if n <= mean:
-        return 0.0
-    mean = max(mean, 1e-6)
-    return n * math.log(n / mean) - (n + size) * math.log((n + size) / (mean + size))
+    """Standard deviations by which n voices exceed a negative binomial of this mean and size; half a voice of variance
+    stands for what is not known of the mean of the hardly ever named. Not above the mean: 0 or less."""
+    return (n - mean) / math.sqrt(mean + mean * mean / size + 0.5)
 
 
 def tail_score(z: float) -> float:

@@ -10,8 +10,9 @@ from monitor.alerting.evidence import Said, sums_of
 
 
 class Without(NamedTuple):
-    """`names`: the loudest, by voices; `share`: theirs of all voices. `fires` None: nobody is named."""
+    """`names`: the loudest of `known`, by voices; `share`: theirs of all voices. `fires` None: nobody is named."""
 
+    known: int
     names: tuple[str, ...]
     share: float
     fires: bool | None
@@ -30,6 +31,7 @@ def without_top(
     loudest = sorted(voices, key=lambda who: (-voices[who], who))[:top]
     kept = [each for each in said if name(each) not in loudest]
     return Without(
+        known=len(voices),
         names=tuple(loudest),
         share=round(sum(voices[who] for who in loudest) / total, 4) if total else 0.0,
         fires=fires(sums_of(kept)) if voices else None,

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from kafka.partitioner.default import murmur2
 
-from monitor.alerting import Rules
+from monitor.alerting import Rules, Told, Verdict, page_history
 from monitor.clock import to_rfc3339
 from monitor.loops.core import Fate, Outcome, PartitionCore, WatchPolicy
 from monitor.records import Alert, AlertTransition, Notice, ScoredMention
@@ -26,13 +26,14 @@ STRAYS_MAX = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BacktestResult:
-    """`alerts` as they stand at the end, in the order of opening; `transitions` in the order of event time."""
+    """`alerts` as they stand at the end, in the order of opening; `transitions` in the order of event time; `told`: the pages."""
 
     rules: Rules
     alerts: tuple[Alert, ...]
     transitions: tuple[AlertTransition, ...]
     buckets: tuple[BucketRow, ...]
     notices: tuple[Notice, ...]
+    told: Told
     counts: Mapping[str, int]
     mentions: int
     entities: int
@@ -101,6 +102,15 @@ class BacktestResult:
             "storms": self.storms(),
             "flaps": self.flaps(),
             "brigades": [msgspec.to_builtins(notice) for notice in self.notices],
+            "messages": len(self.told.messages),
+            "messages_by_reason": dict(sorted(Counter(str(m.reason) for m in self.told.messages).items())),
+            "steps_not_told": dict(
+                sorted(
+                    Counter(
+                        str(s.reason) for s in self.told.settled if s.verdict not in {Verdict.TOLD, Verdict.PENDING}
+                    ).items()
+                )
+            ),
             "models": sorted({alert.model for alert in self.alerts}),
         }
 
@@ -110,6 +120,7 @@ def run_backtest(
     *,
     rules: Rules,
     names: Mapping[str, str] = {},
+    sectors: Mapping[str, str] = {},
     partitions: int = 4,
     progress: Callable[[int], None] = lambda _count: None,
 ) -> BacktestResult:
@@ -130,7 +141,7 @@ def run_backtest(
                 partition = where[mention.entity] = partition_of(mention.entity, partitions)
             core = cores.get(partition)
             if core is None:
-                core = cores[partition] = PartitionCore(policy=policy, rules=rules, names=names)
+                core = cores[partition] = PartitionCore(policy=policy, rules=rules, names=names, sectors=sectors)
             core.take(mention, origin="", now_ms=None)
         outcomes += [cores[partition].advance() for partition in sorted(cores)]
         progress(len(batch))
@@ -151,6 +162,7 @@ def run_backtest(
         transitions=tuple(transitions),
         buckets=tuple(row for outcome in outcomes for row in outcome.buckets),
         notices=_latest(notice for outcome in outcomes for notice in outcome.notices),
+        told=page_history(transitions, rules=rules, sectors=sectors),
         counts={str(key): value for key, value in counts.items()},
         mentions=len(ordered) + sum(strays.values()),
         entities=len(where),

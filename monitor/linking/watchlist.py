@@ -45,6 +45,10 @@ class Watchlist(Record, frozen=True, kw_only=True):
         """Symbol → name."""
         return {company.symbol: company.name for company in self.companies}
 
+    def sectors(self) -> dict[str, str]:
+        """Symbol → sector, of those that have one."""
+        return {company.symbol: company.sector for company in self.companies if company.sector}
+
 
 def load_watchlist(path: Path) -> Watchlist:
     """Raises Fatal with every fault: file, line, column, what to do."""

@@ -9,6 +9,7 @@ blobs hold the records that decay, and the windows are read back from the stored
 from __future__ import annotations
 
 import heapq
+import re
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from typing import TypeVar
 import msgspec
 
 from monitor.alerting import (
+    MARKET_S,
     OPENED,
     Budget,
     BudgetState,
@@ -46,9 +48,12 @@ from monitor.alerting import (
     drift,
     expected,
     exposure,
+    note_peak,
     reasons,
+    scaled,
     severity,
     step,
+    surplus,
     tone_shift,
     without_top,
 )
@@ -89,12 +94,14 @@ T = TypeVar("T")
 STATE_VERSION = 1
 HOUR_MS = 3_600_000
 HORIZON_MS = 24 * HOUR_MS
-MARKET_WINDOW_MS = 4 * HOUR_MS
+MARKET_WINDOW_MS = 1000 * MARKET_S
 SILENT_AGAIN_MS = 6 * HOUR_MS
 TELLERS_MS = 4 * HOUR_MS
 STRANGERS_MAX = 0.5  # where nearly everybody is always new, newcomers can't be told apart
 FRESH_ENOUGH = 0.4  # a text with this share of new word pairs is a full voice
 QUOTE_CHARS_MAX = 240
+_CASHTAG = re.compile(r"\$[A-Za-z]")
+_UNHEARD = (0, 0, 0, 0)
 
 
 class Fate(StrEnum):
@@ -173,12 +180,13 @@ class _PartitionState(msgspec.Struct, array_like=True):
 class _Ear:
     """What was said lately about one entity in one channel; dropped when the last 24 hours are silent."""
 
-    __slots__ = ("chorus", "decisive_ms", "novelty", "sums", "tellers")
+    __slots__ = ("chorus", "decisive", "decisive_ms", "novelty", "sums", "tellers")
 
     def __init__(self, lengths_ms: tuple[int, ...], policy: NoveltyPolicy, chorus: ChorusPolicy) -> None:
         self.novelty = NoveltyMemory(policy)
         self.sums = SlidingSums(lengths_ms)
         self.chorus = Chorus(chorus)
+        self.decisive: Story | None = None
         self.decisive_ms: int | None = None
         self.tellers = Tellers()
 
@@ -198,9 +206,16 @@ class _Entity:
 class PartitionCore:
     """Take mentions, advance, write what comes out. See the module's docstring."""
 
-    def __init__(self, *, policy: WatchPolicy, rules: Rules, names: Mapping[str, str] = {}) -> None:
-        self._policy, self._rules, self._names = policy, rules, names
+    def __init__(
+        self, *, policy: WatchPolicy, rules: Rules, names: Mapping[str, str] = {}, sectors: Mapping[str, str] = {}
+    ) -> None:
+        self._policy, self._rules, self._names, self._sectors = policy, rules, names, sectors
         self._lengths_ms = tuple(1000 * window_s for window_s in rules.windows_s)
+        own = rules.detectors
+        self._burst_windows = tuple((rules.windows_s.index(each), each) for each in own.burst_windows_s)
+        self._tone_index = rules.windows_s.index(own.tone_window_s)
+        self._day_index = rules.windows_s.index(own.divergence_window_s)
+        self._market_index = rules.windows_s.index(MARKET_S)
         self._novelty = NoveltyPolicy(horizon_ms=HORIZON_MS)
         self._chorus = ChorusPolicy(accounts_min=rules.voices.brigade_accounts_min)
         self._decisive = frozenset(event.casefold() for event in rules.voices.decisive_events)
@@ -235,12 +250,13 @@ class PartitionCore:
         watermark_ms: int | None,
         entity_states: Mapping[str, bytes],
         recent: Iterable[ScoredMention],
+        sectors: Mapping[str, str] = {},
     ) -> PartitionCore:
         """The core that wrote these, as if it had never stopped. `recent`: see `WatchPolicy.reach_back_ms`; without late ones.
 
         Raises Fatal when a blob comes from another version.
         """
-        core = cls(policy=policy, rules=rules, names=names)
+        core = cls(policy=policy, rules=rules, names=names, sectors=sectors)
         if state:
             core._read_partition(_decode(state, _PartitionState, "the partition"), watermark_ms)
         for name, blob in entity_states.items():
@@ -397,7 +413,7 @@ class PartitionCore:
         sums: dict[tuple[str, Channel], list[float]] = {}
         hour = start_ms // HOUR_MS
         if self._budget is None:
-            self._budget = self._make_budget(BudgetState(since_ms=start_ms))
+            self._budget = self._make_budget(BudgetState.since(start_ms))
         for mention in batch:
             entity = self._entities.get(mention.entity)
             if entity is None:
@@ -408,9 +424,9 @@ class PartitionCore:
             if hour > market.hour:
                 market.move_to(hour, self._rules.baseline)
                 self._exposures.clear()
-            total_u, negative_u, positive_u, polarity_u = self._hear(entity, mention)
+            (total_u, negative_u, positive_u, polarity_u), decisive = self._hear(entity, mention)
             weights = (total_u / UNIT, negative_u / UNIT, positive_u / UNIT, polarity_u / UNIT)
-            self._remember(entity, market, mention, weights)
+            self._remember(entity, market, mention, weights, decisive)
             row = sums.setdefault((mention.entity, mention.channel), [0.0] * 6)
             values = (1, *weights, weights[3] * mention.polarity)
             for index, value in enumerate(values):
@@ -432,8 +448,9 @@ class PartitionCore:
             for (name, channel), row in sorted(sums.items())
         ]
 
-    def _hear(self, entity: _Entity, mention: ScoredMention) -> tuple[int, int, int, int]:
-        """Novelty and windows: nothing here but what can be read back from stored mentions. Returns its weights in millionths."""
+    def _hear(self, entity: _Entity, mention: ScoredMention) -> tuple[tuple[int, int, int, int], bool]:
+        """Novelty and windows: nothing here but what can be read back from stored mentions. Returns its weights in
+        millionths, and whether it is decisive."""
         ear = entity.ears.get(mention.channel)
         if ear is None:
             ear = entity.ears[mention.channel] = _Ear(self._lengths_ms, self._novelty, self._chorus)
@@ -446,13 +463,16 @@ class PartitionCore:
         heard, fresh, spoken, crowd = ear.novelty.hear(at_ms, mention.text, author, None)
         copy = heard.root is not heard
         echo = newcomer and ear.chorus.is_echo(mention.text, copy=copy, crowd=crowd, spoken=spoken)
-        total_u = 0
+        total_u, decisive, first = 0, False, False
         if not copy:
             told = ear.tellers.hear(at_ms, mention.source, newcomer=newcomer, echo=echo)
             room = _room(told, own=self._rules.voices, share=share, strangers=strangers if newcomer else None)
-            total_u = self._weight_u(
-                ear, mention, newcomer=newcomer, room=room, fresh=fresh, spoken=spoken, crowd=crowd
-            )
+            decisive = not newcomer and self._is_decisive(mention)
+            if decisive:
+                first = ear.decisive_ms is None or at_ms - ear.decisive_ms > HORIZON_MS
+                ear.decisive_ms = at_ms
+                room = max(room, 1.0) if first else room
+            total_u = self._weight_u(mention, room=room, fresh=fresh, spoken=spoken, crowd=crowd)
         if author is not None:
             if echo and ear.chorus.brigade is not None:
                 total_u = 0
@@ -463,7 +483,7 @@ class PartitionCore:
             story = heard.root.token
             if isinstance(story, Story):
                 story.copies += 1
-            return 0, 0, 0, 0
+            return _UNHEARD, False
         if mention.abstained:
             negative_u = positive_u = polarity_u = 0
         else:
@@ -479,31 +499,20 @@ class PartitionCore:
             mention=mention,
         )
         ear.sums.add(story)
+        if first:
+            ear.decisive = story
         self._loud.setdefault(mention.channel, deque()).append((at_ms, total_u, polarity_u))
         loud = self._loud_sums.setdefault(mention.channel, [0, 0])
         loud[0] += total_u
         loud[1] += polarity_u
-        return total_u, negative_u, positive_u, polarity_u
+        return (total_u, negative_u, positive_u, polarity_u), decisive
 
-    def _weight_u(
-        self,
-        ear: _Ear,
-        mention: ScoredMention,
-        *,
-        newcomer: bool,
-        room: float,
-        fresh: float,
-        spoken: int,
-        crowd: int,
-    ) -> int:
+    def _weight_u(self, mention: ScoredMention, *, room: float, fresh: float, spoken: int, crowd: int) -> int:
         """What a story's voice is worth, in millionths; see VoiceRules. How many follow an author counts nothing."""
-        own, at_ms = self._rules.voices, mention.published_at_ms
+        own = self._rules.voices
         weight = own.stale_weight + (1.0 - own.stale_weight) * min(1.0, fresh / FRESH_ENOUGH)
         weight /= (1.0 + own.author_discount * spoken) ** 2 * (1.0 + own.crowd_discount * crowd)
-        if not newcomer and self._is_decisive(mention):
-            if ear.decisive_ms is None or at_ms - ear.decisive_ms > HORIZON_MS:
-                weight, room = weight * own.decisive_weight, max(room, 1.0)
-            ear.decisive_ms = at_ms
+        weight *= float(max(1, len(_CASHTAG.findall(mention.text))) ** -own.list_discount)
         return round(weight * min(max(room, 0.0), 1.0) * UNIT)
 
     def _take_notices(self) -> tuple[Notice, ...]:
@@ -534,22 +543,31 @@ class PartitionCore:
         market: Market,
         mention: ScoredMention,
         weights: tuple[float, float, float, float],
+        decisive: bool,
     ) -> None:
         """The records that decay: these live in the state blobs."""
-        own = self._rules
+        own, sector = self._rules, self._sectors.get(mention.entity, "")
         habit = entity.habits.get(mention.channel)
         if habit is None:
             market.entities += 1
             habit = entity.habits[mention.channel] = Habit(
                 at_hour=mention.published_at_ms // HOUR_MS, block=mention.published_at_ms // (4 * HOUR_MS)
             )
-        close_block(habit, market, mention.published_at_ms, own.baseline, own.detectors.drift_slack)
+        close_block(habit, market, mention.published_at_ms, own.baseline, sector)
         total, negative, positive, polarity = weights
         habit.open_n += total
-        habit.open_negative += negative
-        habit.open_positive += positive
         habit.open_p += polarity
-        market.add(total, polarity, polarity * mention.polarity, negative, positive)
+        if decisive:
+            habit.decisive += total
+        market.add(
+            total,
+            polarity,
+            polarity * mention.polarity,
+            negative,
+            positive,
+            decisive=total if decisive else 0.0,
+            sector=sector,
+        )
         self._sources.setdefault(mention.channel, Sources()).hear(
             mention.source,
             hour=mention.published_at_ms // HOUR_MS,
@@ -584,15 +602,15 @@ class PartitionCore:
         budget = self._budget
         if budget is None:
             return
-        signals = self._signals(entity, at_ms)
+        budget.move_to(at_ms)
+        self._dirty.add(name)
+        signals = self._signals(name, entity, at_ms)
         entities = max(1, max((market.entities for market in self._markets.values()), default=1))
         firing: list[tuple[float, Signal, str]] = []
         for channel, signal in signals:
             budget.observe(signal.kind, name, signal.score, at_ms)
-            allowed = budget.allowed(signal.kind)
-            if allowed <= 0 or signal.score <= 1.0:
-                continue
-            rate = budget.rate(signal.kind, name, signal.score, at_ms, entities)
+            allowed = budget.allowed(signal.kind, at_ms)
+            rate = budget.rate(signal.kind, signal.score, entities)
             if rate <= allowed:
                 firing.append((rate / allowed, signal, channel))
         firing.sort(key=lambda each: (each[0], each[1].kind))
@@ -611,9 +629,9 @@ class PartitionCore:
         elif entity.pending is not None and not firing:
             self._give_up(name, entity, at_ms)
 
-    def _signals(self, entity: _Entity, at_ms: int) -> list[tuple[str, Signal]]:
+    def _signals(self, name: str, entity: _Entity, at_ms: int) -> list[tuple[str, Signal]]:
         """The best reading of each detector, with its channel."""
-        own = self._rules.detectors
+        own, sector = self._rules.detectors, self._sectors.get(name, "")
         best: dict[str, tuple[str, Signal]] = {}
         day: dict[str, tuple[Voices, Expected]] = {}
 
@@ -623,51 +641,69 @@ class PartitionCore:
 
         for channel in sorted(entity.ears):
             ear, habit, market = entity.ears[channel], entity.habits[channel], self._markets[channel]
-            ear.sums.expire(at_ms)
+            sums = ear.sums
+            sums.expire(at_ms)
             voices_min = self._voices_min(channel)
-            for index, window_s in enumerate(self._rules.windows_s):
-                sums = ear.sums.window(index)
-                if sums.total < voices_min:
+            if sums.total(-1) < voices_min:
+                continue
+            factor, market_tone = self._market_move(channel, market, sums, at_ms)
+            hourly = expected(
+                habit,
+                market,
+                at_ms=at_ms,
+                exposure=1.0,
+                factor=factor,
+                rules=self._rules.baseline,
+                sector=sector,
+                market_tone=market_tone,
+            )
+            peak = 0.0
+            for index, window_s in self._burst_windows:
+                if sums.total(index) < voices_min:
                     continue
-                voices = Voices(
-                    total=sums.total, negative=sums.negative, positive=sums.positive, polarity=sums.polarity
-                )
-                factor, market_tone = self._market_move(channel, market, ear, at_ms)
-                usual = expected(
-                    habit,
-                    market,
-                    at_ms=at_ms,
-                    exposure=self._exposure(channel, market, at_ms, window_s),
-                    factor=factor,
-                    rules=self._rules.baseline,
-                )
-                if window_s in own.burst_windows_s:
+                usual = scaled(hourly, self._exposure(channel, market, at_ms, window_s))
+                voices = self._voices(ear, index, at_ms - 1000 * window_s, hourly.rarity)
+                excess = surplus(voices.total, usual.voices, usual.size)
+                if excess > 0.0:
+                    peak = max(peak, excess)
                     keep(channel, burst(voices, usual, window_s, own))
-                if window_s == own.tone_window_s:
-                    keep(channel, tone_shift(voices, usual, window_s, market_tone, own))
-                    keep(channel, drift(voices, usual, window_s, own, up=habit.cusum_up, down=habit.cusum_down))
-                if window_s == own.divergence_window_s:
-                    day[channel] = (voices, usual)
+            note_peak(habit, market, at_ms, peak)
+            if sums.total(self._tone_index) >= voices_min:
+                window_s = own.tone_window_s
+                usual = scaled(hourly, self._exposure(channel, market, at_ms, window_s))
+                voices = self._voices(ear, self._tone_index, at_ms - 1000 * window_s, hourly.rarity)
+                keep(channel, tone_shift(voices, usual, window_s, own))
+                keep(channel, drift(voices, usual, window_s, habit.bank))
+            if len(entity.ears) > 1:
+                window_s = own.divergence_window_s
+                usual = scaled(hourly, self._exposure(channel, market, at_ms, window_s))
+                day[channel] = (self._voices(ear, self._day_index, at_ms - 1000 * window_s, 1.0), usual)
         if "news" in day and "social" in day:
             keep("news", divergence(*day["news"], *day["social"], window_s=own.divergence_window_s, rules=own))
         return list(best.values())
+
+    def _voices(self, ear: _Ear, index: int, start_ms: int, rarity: float) -> Voices:
+        """The sums of a window, with the day's decisive story at what its rarity earns."""
+        total, negative, positive, polarity = ear.sums.window(index)
+        story = ear.decisive
+        if story is not None and story.at_ms >= start_ms and rarity > 1.0:
+            more = (rarity - 1.0) / UNIT
+            total += more * story.total_u
+            negative += more * story.negative_u
+            positive += more * story.positive_u
+            polarity += more * story.polarity_u
+        return Voices(total=total, negative=negative, positive=positive, polarity=polarity)
 
     def _voices_min(self, channel: str) -> float:
         own = self._rules.detectors
         return own.voices_min_social if channel == "social" else own.voices_min_news
 
-    def _market_move(self, channel: str, market: Market, ear: _Ear, at_ms: int) -> tuple[float, float]:
+    def _market_move(self, channel: str, market: Market, sums: SlidingSums, at_ms: int) -> tuple[float, float]:
         """How much louder than usual all the others are, and how their tone has moved, in the last four hours."""
         total_u, polarity_u = self._loud_sums[channel]
-        start_ms = at_ms - MARKET_WINDOW_MS
-        own_n = own_p = 0
-        for story in reversed(ear.sums.stories):
-            if story.at_ms < start_ms:
-                break
-            own_n += story.total_u
-            own_p += story.polarity_u
-        others, polarity = (total_u - own_n) / UNIT, (polarity_u - own_p) / UNIT
-        usual = market.level * self._exposure(channel, market, at_ms, MARKET_WINDOW_MS // 1000)
+        own = sums.window(self._market_index)
+        others, polarity = total_u / UNIT - own.total, polarity_u / UNIT - own.polarity
+        usual = market.level * self._exposure(channel, market, at_ms, MARKET_S)
         usual *= 1.0 - 1.0 / max(market.entities, 2)
         factor = min(max((others + 20.0) / (usual + 20.0), 1.0), 3.0)
         return factor, (polarity - others * market.mean_tone()) / (others + 20.0)
@@ -744,7 +780,8 @@ class PartitionCore:
                 self._set_timer(name, entity, at_ms)
             return
         entity.pending = None
-        rate = budget.rate(signal.kind, name, signal.score, at_ms, entities)
+        rate = budget.rate(signal.kind, signal.score, entities)
+        budget.spend(at_ms)
         alert = self._alert(name, entity, signal, channel=channel, needed=needed, p_value=rate / entities, at_ms=at_ms)
         entity.alert = OpenAlert(
             alert=alert, channel=channel, needed=needed, peak=signal.score, opened_ms=at_ms, updated_ms=at_ms
@@ -811,23 +848,28 @@ class PartitionCore:
         ear, usual, voices = entity.ears[channel], signal.expected, signal.voices
         inside = ear.sums.inside(own.windows_s.index(signal.window_s))
         said = [
-            Said(story.mention, story.total_u / UNIT, story.copies)
+            Said(
+                story.mention,
+                (usual.rarity if story is ear.decisive else 1.0) * story.total_u / UNIT,
+                story.copies,
+            )
             for story in inside
             if isinstance(story.mention, ScoredMention)
         ]
+        threshold = min(needed, signal.score)
+
+        def again(kept: Voices) -> float:
+            return self._score_of(kept, signal, channel)
+
         why = reasons(
-            said,
-            direction=signal.direction,
-            score=lambda kept: self._score_of(kept, signal, channel),
-            threshold=min(needed, signal.score),
-            stories_max=own.life.stories_max,
-            top_authors=own.life.top_authors,
+            said, direction=signal.direction, score=again, threshold=threshold, stories_max=own.life.stories_max
         )
-        loud = without_top(
-            said,
-            name=lambda each: each.mention.source,
-            top=own.life.top_sources,
-            fires=lambda kept: self._score_of(kept, signal, channel) >= min(needed, signal.score),
+        authors, loudest = (
+            without_top(said, name=name_of, top=top, fires=lambda kept: again(kept) >= threshold)
+            for name_of, top in (
+                (lambda each: each.mention.author, own.life.top_authors),
+                (lambda each: each.mention.source, own.life.top_sources),
+            )
         )
         brigade = ear.chorus.brigade
         raw_n = sum(each.copies for each in said)
@@ -888,12 +930,12 @@ class PartitionCore:
                 "sources": len(names),
                 "source_quality": round(weight.quality, 3),
                 "novelty": round(weight.novelty, 3),
-                "authors": why.authors,
-                "top_author_share": why.top_author_share,
-                "fires_without_top_authors": why.fires_without_top_authors,
-                "top_sources": list(loud.names),
-                "top_source_share": loud.share,
-                "fires_without_top_sources": loud.fires,
+                "authors": authors.known,
+                "top_author_share": authors.share,
+                "fires_without_top_authors": authors.fires,
+                "top_sources": list(loudest.names),
+                "top_source_share": loudest.share,
+                "fires_without_top_sources": loudest.fires,
                 "brigade_accounts": brigade.accounts if brigade is not None else 0,
                 "budget_per_day": own.budget.false_alerts_per_day,
             },
@@ -908,8 +950,7 @@ class PartitionCore:
         if signal.kind == "burst":
             again = burst(voices, signal.expected, signal.window_s, own)
         elif signal.kind == "tone":
-            market_tone = signal.voices.polarity / signal.voices.total - signal.expected.tone - signal.tone
-            again = tone_shift(voices, signal.expected, signal.window_s, market_tone, own)
+            again = tone_shift(voices, signal.expected, signal.window_s, own)
         else:
             return signal.score
         return again.score if again is not None and again.direction == signal.direction else 0.0

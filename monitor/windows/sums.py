@@ -81,6 +81,10 @@ class SlidingSums:
             del stories[:gone]
             self._first = [first - gone for first in self._first]
 
+    def total(self, index: int) -> float:
+        """The voices of one window as of the last `expire`."""
+        return self._sums[index][0] / UNIT
+
     def window(self, index: int) -> Sums:
         """The sums of one window as of the last `expire`."""
         total, negative, positive, polarity = self._sums[index]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -397,3 +397,53 @@ def test_a_broker_that_is_away_lets_nobody_get_further() -> None:
     )
     progress = GroupProgress(config, group="g", topics=["t"], clock=ManualClock(1_000))
     assert progress() == {}
+
+
+def owned(sources: Sequence[KafkaSource], enough: Callable[[list[int]], bool], polls_max: int = 600) -> None:
+    """Poll all of them in turn until the sizes of their assignments are as wanted."""
+    for _ in range(polls_max):
+        for source in sources:
+            source.poll(100, 20)
+        if enough([len(source.assignment()) for source in sources]):
+            return
+    pytest.fail(f"assignments are {[source.assignment() for source in sources]}")
+
+
+def test_partitions_move_one_by_one_and_a_static_member_keeps_its_own(config: KafkaConfig, topic: str) -> None:
+    """A second process takes its share and nothing else; one that dies and comes back disturbs nobody."""
+
+    def member(name: str) -> KafkaSource:
+        return KafkaSource(replace(config, static_member=f"{topic}-{name}"), topics=[topic], group=f"g-{topic}")
+
+    first = member("a")
+    owned([first], lambda sizes: sizes == [2])
+    second = member("b")
+    owned([first, second], lambda sizes: sizes == [1, 1])
+    assert len(first.lost()) == 1, "the other one was never taken away"
+    kept, theirs = first.assignment(), second.assignment()
+    second.close()  # as a crash: a static member does not say goodbye
+    again = member("b")
+    owned([first, again], lambda sizes: sizes == [1, 1])
+    assert (first.lost(), first.assignment()) == ([], kept)
+    assert again.assignment() == theirs
+    for source in (first, again):
+        source.close()
+
+
+@pytest.mark.kafka
+def test_a_member_whose_name_another_process_took_stops(apache_kafka: ApacheKafka) -> None:
+    """It was stopped past its session and replaced: it must not read on as if nothing had been."""
+    config = KafkaConfig(
+        bootstrap_servers=apache_kafka.bootstrap_servers, session_timeout_ms=6_000, static_member="only"
+    )
+    topic = f"t-{uuid.uuid4().hex[:8]}"
+    ensure_topics(config, {topic: 1}, create=True)
+    zombie = KafkaSource(config, topics=[topic], group=f"g-{topic}")
+    owned([zombie], lambda sizes: sizes == [1])
+    replacement = KafkaSource(config, topics=[topic], group=f"g-{topic}")
+    owned([replacement], lambda sizes: sizes == [1])
+    with pytest.raises(Fatal, match=r"kafka.static_member only: another process"):
+        for _ in range(300):
+            zombie.poll(100, 50)
+    for source in (replacement, zombie):
+        source.close()

@@ -98,7 +98,6 @@ def store(tmp_path: Path) -> Iterator[Store]:
 def build(
     store: Store,
     upstream: Callable[[], Mapping[str, int]] | None = None,
-    *,
     metrics: Metrics | None = None,
     **policy: int,
 ) -> tuple[WatchLoop, FakeSource, ManualClock]:
@@ -110,8 +109,8 @@ def build(
         topic_mentions=PARTITION[0],
         clock=clock,
         policy=WatchLoopPolicy(**policy),
-        metrics=metrics,
         upstream=upstream,
+        metrics=metrics,
     )
     return loop, source, clock
 
@@ -337,6 +336,26 @@ def test_a_brigade_is_kept_counted_and_told_once(store: Store) -> None:
     exposition = metrics.exposition().decode()
     assert "tapewatch_watch_brigades_total 1.0" in exposition
     assert f"tapewatch_watch_brigade_accounts_total {float(notice.accounts)}" in exposition
+
+
+def test_what_is_heard_and_by_which_engine_is_counted_with_the_batch(store: Store) -> None:
+    """A repeat is not heard twice, and a failed transaction has heard nothing."""
+    loop, source, clock = build(store)
+    source.add(*(mention(n) for n in range(10)), b"{broken")
+    for raw in source.log[:4]:
+        raw.headers = (("origin", b"news/0"), ("engine", b"cuda"))
+    source.log[5].headers = (("origin", b"news/0"), ("engine", b"cpu"))
+    breaking = Breaking(store, 1)
+    loop._store = breaking  # type: ignore[assignment]
+    with pytest.raises(Retryable):
+        loop.turn()
+    assert store.feed_hours(0) == []
+    loop.turn()
+    source.add(*(mention(n) for n in range(5)))
+    loop.turn()
+    assert [(row.source, row.mentions) for row in store.feed_hours(0)] == [("wire", 10)]
+    shares = store.intake_shares(0, clock.now_ms() + 1)
+    assert (shares.mentions, shares.other_engine, shares.dead_letters) == (10, 4, 1)
 
 
 def test_a_source_with_a_wrong_clock_is_named(store: Store) -> None:

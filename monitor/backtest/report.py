@@ -201,7 +201,7 @@ def _calibration(found: Mapping[str, Any] | None) -> str:
     rows = [cells(f"budget {row['promised_per_day']:g}", row) for row in found["budgets"]]
     parts = [cells(row["detector"], row) for row in found["detectors"]]
     return (
-        f"<p>{found['replays']} null replays: every story moved to another story's day, so that nothing happens and whatever"
+        f"<p>{found['replays']} null replay{'' if found['replays'] == 1 else 's'}: every story moved to another story's day, so that nothing happens and whatever"
         " fires is false. False alerts a day, as promised by the budget and as found.</p>"
         f'<div class="side">{calibration(found["budgets"])}<div>{_table(head, rows, numbers=(1, 2, 3, 4))}'
         f"<h3>By detector, at the budget of the rules</h3>{_table(head, parts, numbers=(1, 2, 3, 4))}</div></div>"

@@ -141,7 +141,7 @@ def test_a_story_moves_with_its_copies_in_a_null_replay() -> None:
 def test_promised_and_found_false_alerts_stand_side_by_side() -> None:
     seen: list[int] = []
     found = calibrate(history(), rules=RULES, replays=2, partitions=1, budgets=(0.5,), progress=seen.append)
-    assert [row["promised_per_day"] for row in found["budgets"]] == [0.5, 20.0]
+    assert [row["promised_per_day"] for row in found["budgets"]] == [0.5, RULES.budget.false_alerts_per_day]
     assert [row["detector"] for row in found["detectors"]] == ["burst", "tone", "drift", "divergence"]
     assert sum(seen) == 2 * 2 * len(history())
     for row in found["budgets"]:

@@ -94,7 +94,7 @@ def test_a_renaming_that_leaves_a_symbol_with_two_meanings_is_refused(tmp_path: 
     ("rules", "told"),
     [
         ("[budget]\nfalse_alerts_per_day = 0\n", "budget.false_alerts_per_day: "),
-        ("[time]\nlateness_s = 900\n", "detectors.burst_windows_s.0: 300 s is shorter than time.lateness_s"),
+        ("[time]\nlateness_s = 40000\n", "s is shorter than time.lateness_s (40000 s)"),
         ("[budget]\nburst = 0\ntone = 0\ndrift = 0\ndivergence = 0\n", "every detector's share is 0"),
         ("[voices]\nbrigade_accounts_min = 1\n", "voices.brigade_accounts_min: "),
         ("[voices]\nsource_cap = 0\n", "voices.source_cap: "),

@@ -79,7 +79,7 @@ class BudgetState(msgspec.Struct, array_like=True):
 class Budget:
     """Answers how rare a score is and whether it may fire. `share` is this partition's part of the watchlist's budget."""
 
-    __slots__ = ("_fade", "_gap_ms", "_most", "_per_day", "_rules", "_weights", "state")
+    __slots__ = ("_fade", "_gap_ms", "_most", "_per_day", "_rules", "_sure", "_weights", "state")
 
     def __init__(self, *, rules: BudgetRules, gap_ms: int, share: float, state: BudgetState) -> None:
         self.state = state
@@ -87,6 +87,7 @@ class Budget:
         self._per_day = rules.false_alerts_per_day * share
         self._most = max(_ACCOUNT_MAX, _ACCOUNT_DAYS_MAX * self._per_day)
         self._weights: dict[AlertKind, float] = {kind: getattr(rules, kind) for kind in KINDS}
+        self._sure: dict[AlertKind, tuple[int, float]] = {}
         self._fade = 0.5 ** (1.0 / (24.0 * rules.half_life_days))
         for kind in KINDS:
             state.ledgers.setdefault(kind, Ledger())
@@ -121,6 +122,27 @@ class Budget:
             ledger.peaks[episode.bin] -= episode.weight
             ledger.peaks[where] += episode.weight
             episode.bin = where
+
+    def may_fire(self, kind: AlertKind, score: float, at_ms: int) -> bool:
+        """False where `rate` is certain to be above what is allowed for the rest of the hour: most readings end here.
+
+        Within an hour the record only grows and what is allowed grows with the clock alone, so a score that can't fire
+        by the hour's end, theory left aside, can't fire before.
+        """
+        hour, floor = self._sure.get(kind, (-1, 0.0))
+        if hour != self.state.at_hour:
+            floor = self._floor(kind, (at_ms // HOUR_MS + 1) * HOUR_MS)
+            self._sure[kind] = (self.state.at_hour, floor)
+        return score >= floor
+
+    def _floor(self, kind: AlertKind, at_ms: int) -> float:
+        most = self.allowed(kind, at_ms) * (self.state.days + self._rules.prior_days) + 0.5
+        louder, peaks = 0.0, self.state.ledgers[kind].peaks
+        for where in range(_BINS - 1, -1, -1):
+            louder += peaks[where]
+            if louder > most:
+                return math.expm1(where / _BINS_A_NEPER)
+        return 0.0
 
     def rate(self, kind: AlertKind, score: float, entities: int) -> float:
         """Episodes a day, over this partition, that reach `score`, itself included if it was observed."""

@@ -24,7 +24,7 @@ from tests.unit.test_alerting import open_alert
 from tests.unit.test_core import HOUR_MS, MINUTE_MS, POLICY, RULES, START_MS, Written, history, mention, play
 
 QUARTER_MS = 15 * MINUTE_MS
-USUAL = Expected(voices=1.0, size=2.0, negative=0.3, positive=0.3, tone=0.0, variance=0.2, exposure_h=99.0, market=1.0)
+USUAL = Expected(voices=1.0, size=2.0, tone=0.0, variance=0.2, exposure_h=99.0, market=1.0)
 
 
 def signal(score: float, direction: str = "negative") -> Signal:

@@ -9,7 +9,7 @@ Two parts, both driven by event time alone:
        λ(s) = (#{peaks ≥ s} − ½ + D₀ · E · 10^−s) / (D + D₀)
 
    a conformal rank (Vovk, Gammerman & Shafer 2005, ch. 2) over D days with the episode at hand in the record, counted by
-   half (mid-p: Lancaster 1961) because the full rank fires too seldom while the record is short; D₀ days of theory (E
+   half (mid-p: Lancaster 1961) because the full rank fires too seldom while the record is short, but in full at a cold start; D₀ days of theory (E
    entities, one look a day) stand in for a record. λ(s) / E is the p-value that an alert shows: the share of entity-days that
    are as loud. Detectors have weights (weighted p-values: Genovese, Roeder & Wasserman 2006).
 
@@ -42,6 +42,7 @@ DAY_MS = 86_400_000
 HOUR_MS = 3_600_000
 _BINS = 288  # of width 2% of 1 + score, which is enough for scores up to 300
 _BINS_A_NEPER = 50.0
+_COLD_DAYS = 3.0
 _ACCOUNT_MAX = 8.0  # alerts; or what is earned in so many days, whichever is more
 _ACCOUNT_DAYS_MAX = 10.0
 
@@ -151,7 +152,8 @@ class Budget:
         where, peaks = int(place), state.ledgers[kind].peaks
         louder = sum(peaks[where + 1 :]) + peaks[where] * (where + 1.0 - place)
         theory = rules.prior_days * entities * 10.0**-score
-        return float((max(louder - 0.5, 0.5) + theory) / (state.days + rules.prior_days))
+        half = 0.5 * min(1.0, state.days / _COLD_DAYS)
+        return float((max(louder, 1.0) - half + theory) / (state.days + rules.prior_days))
 
     def allowed(self, kind: AlertKind, at_ms: int) -> float:
         """Episodes a day that this detector may turn into alerts now."""

@@ -52,7 +52,8 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
 class Market(msgspec.Struct, array_like=True):
     """One channel of a partition: the profile of the week and the averages. All sums decay together.
 
-    `sectors`: voices and their weighted polarity, by sector.
+    `sectors`: voices and their weighted polarity, by sector. What stands from `tone` on is as of the last full hour, so that
+    within an hour nobody's baseline moves and a baseline has to be worked out once an hour only.
     """
 
     hour: int
@@ -73,6 +74,12 @@ class Market(msgspec.Struct, array_like=True):
     peak_days: float = 0.0
     week: list[float] = msgspec.field(default_factory=lambda: [1.0] * WEEK_H)
     sectors: dict[str, tuple[float, float]] = msgspec.field(default_factory=dict)
+    tone: float = 0.0
+    variance: float = 0.25
+    share_decisive: float = 0.02
+    day_peak: float = 1.0
+    average: float = 0.0
+    sector_tones: dict[str, float] = msgspec.field(default_factory=dict)
 
     def move_to(self, hour: int, rules: BaselineRules) -> None:
         """Close the hours before `hour`."""
@@ -129,16 +136,6 @@ class Market(msgspec.Struct, array_like=True):
     def mean_tone(self) -> float:
         return self.tone_p / (self.tone_w + 10.0)
 
-    def sector_tone(self, sector: str) -> float:
-        """The mean polarity of a sector, shrunk to that of the market; an unknown sector is the market."""
-        voices, polarity = self.sectors.get(sector, (0.0, 0.0))
-        return (polarity + _SECTOR_PRIOR_VOICES * self.mean_tone()) / (voices + _SECTOR_PRIOR_VOICES)
-
-    def tone_variance(self) -> float:
-        """Of one voice's polarity, pooled over the partition, with ten voices of ±0.5 as a prior."""
-        mean = self.mean_tone()
-        return max((self.tone_sq + 2.5) / (self.tone_w + 10.0) - mean * mean, 0.02)
-
     def shares(self) -> tuple[float, float]:
         """Of negative and of positive voices, with twenty voices as a prior."""
         return (self.negative + 5.0) / (self.tone_w + 20.0), (self.positive + 5.0) / (self.tone_w + 20.0)
@@ -157,6 +154,17 @@ class Market(msgspec.Struct, array_like=True):
         self.open_count = 0.0
         recorded = sum(self.hours)
         self.level = sum(self.counts) / recorded if recorded else 0.0
+        self.average = self.level / max(self.entities, 1)
+        self.tone = mean = self.mean_tone()
+        # Of one voice's polarity, pooled over the partition, with ten voices of ±0.5 as a prior.
+        self.variance = max((self.tone_sq + 2.5) / (self.tone_w + 10.0) - mean * mean, 0.02)
+        self.share_decisive = (self.decisive + 1.0) / (self.tone_w + 50.0)
+        self.day_peak = (self.day_peaks + _PEAK_PRIOR_DAYS) / (self.peak_days + _PEAK_PRIOR_DAYS)
+        # The mean polarity of a sector, shrunk to that of the market.
+        self.sector_tones = {
+            name: (polarity + _SECTOR_PRIOR_VOICES * mean) / (voices + _SECTOR_PRIOR_VOICES)
+            for name, (voices, polarity) in self.sectors.items()
+        }
         if slot % 24 == 23:
             self.week = [self._profile(each) for each in range(WEEK_H)]
 
@@ -173,6 +181,7 @@ class Habit(msgspec.Struct, array_like=True):
     open_n: float = 0.0
     open_p: float = 0.0
     decisive: float = 0.0
+    open_decisive: float = 0.0
     day: int = 0
     day_peak: float = 0.0
     day_peaks: float = 0.0
@@ -186,16 +195,9 @@ def close_block(habit: Habit, market: Market, at_ms: int, rules: BaselineRules, 
     if block <= habit.block:
         return
     if habit.open_n > 0:
-        usual = expected(
-            habit,
-            market,
-            at_ms=at_ms,
-            exposure=exposure(market, habit.block * BLOCK_MS, BLOCK_MS),
-            factor=1.0,
-            rules=rules,
-            sector=sector,
-        )
-        cap = usual.voices + 2.0 * math.sqrt(usual.voices + usual.voices**2 / usual.size) + 3.0
+        usual = expected(habit, market, at_ms=at_ms, rules=rules, sector=sector)
+        voices = usual.voices * exposure(market, habit.block * BLOCK_MS, BLOCK_MS)
+        cap = voices + 2.0 * math.sqrt(voices + voices**2 / usual.size) + 3.0
         kept = min(1.0, cap / habit.open_n)
         spread = usual.variance * (1 / habit.open_n + 1 / (habit.tone_w + rules.tone_prior_voices))
         step_bank(habit.bank, (habit.open_p / habit.open_n - usual.tone) / math.sqrt(spread))
@@ -204,6 +206,15 @@ def close_block(habit: Habit, market: Market, at_ms: int, rules: BaselineRules, 
         habit.tone_w += habit.open_n * kept
         habit.tone_p += habit.open_p * kept
         habit.open_n = habit.open_p = 0.0
+    habit.decisive += habit.open_decisive
+    habit.open_decisive = 0.0
+    if habit.day != at_ms // DAY_MS:
+        if habit.day:
+            habit.day_peaks += habit.day_peak
+            habit.peak_days += 1.0
+            market.day_peaks += habit.day_peak
+            market.peak_days += 1.0
+        habit.day, habit.day_peak = at_ms // DAY_MS, 0.0
     habit.block = block
     hour = block * 4
     factor = decay(hour - habit.at_hour, rules)
@@ -212,68 +223,47 @@ def close_block(habit: Habit, market: Market, at_ms: int, rules: BaselineRules, 
     habit.at_hour = hour
 
 
-def scaled(usual: Expected, exposure: float) -> Expected:
-    """What is usual in an average hour, in a window of `exposure` of them."""
+def scaled(usual: Expected, exposure: float, factor: float, market_tone: float) -> Expected:
+    """What is usual in an average hour, in a window of `exposure` of them while the market does this."""
     return Expected(
-        voices=usual.voices * exposure,
+        voices=usual.voices * exposure * factor,
         size=usual.size,
         tone=usual.tone,
         variance=usual.variance,
         exposure_h=usual.exposure_h,
-        market=usual.market,
-        market_tone=usual.market_tone,
+        market=factor,
+        market_tone=market_tone,
         habit=usual.habit,
         rarity=usual.rarity,
     )
 
 
-def note_peak(habit: Habit, market: Market, at_ms: int, excess: float) -> None:
-    """Keep how far the entity went today; a finished day enters its record and the watchlist's."""
-    day = at_ms // DAY_MS
-    if day != habit.day:
-        if habit.day:
-            habit.day_peaks += habit.day_peak
-            habit.peak_days += 1.0
-            market.day_peaks += habit.day_peak
-            market.peak_days += 1.0
-        habit.day, habit.day_peak = day, 0.0
-    habit.day_peak = max(habit.day_peak, min(excess, _PEAK_MAX))
+def note_peak(habit: Habit, excess: float) -> None:
+    """Keep how far the entity went today; `close_block` takes a finished day into its record and the watchlist's."""
+    if excess > habit.day_peak:
+        habit.day_peak = min(excess, _PEAK_MAX)
 
 
-def expected(
-    habit: Habit,
-    market: Market,
-    *,
-    at_ms: int,
-    exposure: float,
-    factor: float,
-    rules: BaselineRules,
-    sector: str = "",
-    market_tone: float = 0.0,
-) -> Expected:
-    """What a window of so many average hours (see `exposure`) should hold at `at_ms`, market loudness `factor` included."""
+def expected(habit: Habit, market: Market, *, at_ms: int, rules: BaselineRules, sector: str = "") -> Expected:
+    """What an average hour (see `exposure`) should hold at `at_ms`. The same throughout an hour and a block."""
     faded = decay(max(0, at_ms // HOUR_MS - habit.at_hour), rules)
     voices, weight = habit.voices * faded, habit.tone_w * faded
-    average = market.level / max(market.entities, 1)
-    prior_n = rules.prior_hours * average + 0.05
+    prior_n = rules.prior_hours * market.average + 0.05
     rate = (voices + prior_n) / (market.exposure + rules.prior_hours)
-    usual = rate * exposure * factor
     blocks = market.exposure / 4 + rules.prior_hours / 4
     mean = rate * 4
     spread = ((habit.squares * faded) + 12 * (mean + mean**2 * (1 + 1 / rules.dispersion))) / (blocks + 12)
     over = max(spread - mean, 0.0) / mean**2 - 1.0  # 1/r of the negative binomial: Var = m + m²/r
     over = min(max(over, 0.02), 0.2) + 1.0 / (voices + prior_n + 1.0)
-    tone = (habit.tone_p * faded + rules.tone_prior_voices * market.sector_tone(sector)) / (
-        weight + rules.tone_prior_voices
-    )
+    prior_w = rules.tone_prior_voices
+    prior_tone = market.sector_tones.get(sector, market.tone)
     return Expected(
-        voices=usual,
+        voices=rate,
         size=1.0 / over,
-        tone=tone,
-        variance=market.tone_variance(),
+        tone=(habit.tone_p * faded + prior_w * prior_tone) / (weight + prior_w),
+        variance=market.variance,
         exposure_h=market.exposure,
-        market=factor,
-        market_tone=market_tone,
+        market=1.0,
         habit=_usual_peak(habit, market),
         rarity=_rarity(habit, market, faded, rules),
     )
@@ -281,7 +271,7 @@ def expected(
 
 def _usual_peak(habit: Habit, market: Market) -> float:
     """The mean of the entity's daily peaks over the watchlist's, shrunk to 1; the root, because a part of it is chance."""
-    pooled = (market.day_peaks + _PEAK_PRIOR_DAYS) / (market.peak_days + _PEAK_PRIOR_DAYS)
+    pooled = market.day_peak
     own = (habit.day_peaks + _PEAK_PRIOR_DAYS * pooled) / (habit.peak_days + _PEAK_PRIOR_DAYS)
     return math.sqrt(own / pooled)
 
@@ -290,8 +280,7 @@ def _rarity(habit: Habit, market: Market, faded: float, rules: BaselineRules) ->
     """What a decisive story weighs: its surprise in nats, by the share of such stories in the entity's record, shrunk to
     the market's. One in fifty earns four voices; who has had many such days earns little."""
     k = rules.tone_prior_voices
-    share = (market.decisive + 1.0) / (market.tone_w + 50.0)
-    own = (habit.decisive * faded + k * share) / (habit.tone_w * faded + k)
+    own = (habit.decisive * faded + k * market.share_decisive) / (habit.tone_w * faded + k)
     return min(max(-math.log(own), 1.0), rules.decisive_weight_max)
 
 

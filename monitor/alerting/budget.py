@@ -9,7 +9,7 @@ Two parts, both driven by event time alone:
        λ(s) = (#{peaks ≥ s} − ½ + D₀ · E · 10^−s) / (D + D₀)
 
    a conformal rank (Vovk, Gammerman & Shafer 2005, ch. 2) over D days with the episode at hand in the record, counted by
-   half (mid-p: Lancaster 1961) because the full rank fires too seldom while the record is short; D₀ days of theory (E
+   half (mid-p: Lancaster 1961) because the full rank fires too seldom while the record is short, but in full at a cold start; D₀ days of theory (E
    entities, one look a day) stand in for a record. λ(s) / E is the p-value that an alert shows: the share of entity-days that
    are as loud. Detectors have weights (weighted p-values: Genovese, Roeder & Wasserman 2006).
 
@@ -42,6 +42,7 @@ DAY_MS = 86_400_000
 HOUR_MS = 3_600_000
 _BINS = 288  # of width 2% of 1 + score, which is enough for scores up to 300
 _BINS_A_NEPER = 50.0
+_COLD_DAYS = 3.0
 _ACCOUNT_MAX = 8.0  # alerts; or what is earned in so many days, whichever is more
 _ACCOUNT_DAYS_MAX = 10.0
 
@@ -79,7 +80,7 @@ class BudgetState(msgspec.Struct, array_like=True):
 class Budget:
     """Answers how rare a score is and whether it may fire. `share` is this partition's part of the watchlist's budget."""
 
-    __slots__ = ("_fade", "_gap_ms", "_most", "_per_day", "_rules", "_weights", "state")
+    __slots__ = ("_fade", "_gap_ms", "_most", "_per_day", "_rules", "_sure", "_weights", "state")
 
     def __init__(self, *, rules: BudgetRules, gap_ms: int, share: float, state: BudgetState) -> None:
         self.state = state
@@ -87,6 +88,7 @@ class Budget:
         self._per_day = rules.false_alerts_per_day * share
         self._most = max(_ACCOUNT_MAX, _ACCOUNT_DAYS_MAX * self._per_day)
         self._weights: dict[AlertKind, float] = {kind: getattr(rules, kind) for kind in KINDS}
+        self._sure: dict[AlertKind, tuple[int, float]] = {}
         self._fade = 0.5 ** (1.0 / (24.0 * rules.half_life_days))
         for kind in KINDS:
             state.ledgers.setdefault(kind, Ledger())
@@ -122,6 +124,27 @@ class Budget:
             ledger.peaks[where] += episode.weight
             episode.bin = where
 
+    def may_fire(self, kind: AlertKind, score: float, at_ms: int) -> bool:
+        """False where `rate` is certain to be above what is allowed for the rest of the hour: most readings end here.
+
+        Within an hour the record only grows and what is allowed grows with the clock alone, so a score that can't fire
+        by the hour's end, theory left aside, can't fire before.
+        """
+        hour, floor = self._sure.get(kind, (-1, 0.0))
+        if hour != self.state.at_hour:
+            floor = self._floor(kind, (at_ms // HOUR_MS + 1) * HOUR_MS)
+            self._sure[kind] = (self.state.at_hour, floor)
+        return score >= floor
+
+    def _floor(self, kind: AlertKind, at_ms: int) -> float:
+        most = self.allowed(kind, at_ms) * (self.state.days + self._rules.prior_days) + 0.5
+        louder, peaks = 0.0, self.state.ledgers[kind].peaks
+        for where in range(_BINS - 1, -1, -1):
+            louder += peaks[where]
+            if louder > most:
+                return math.expm1(where / _BINS_A_NEPER)
+        return 0.0
+
     def rate(self, kind: AlertKind, score: float, entities: int) -> float:
         """Episodes a day, over this partition, that reach `score`, itself included if it was observed."""
         rules, state = self._rules, self.state
@@ -129,7 +152,8 @@ class Budget:
         where, peaks = int(place), state.ledgers[kind].peaks
         louder = sum(peaks[where + 1 :]) + peaks[where] * (where + 1.0 - place)
         theory = rules.prior_days * entities * 10.0**-score
-        return float((max(louder - 0.5, 0.5) + theory) / (state.days + rules.prior_days))
+        half = 0.5 * min(1.0, state.days / _COLD_DAYS)
+        return float((max(louder, 1.0) - half + theory) / (state.days + rules.prior_days))
 
     def allowed(self, kind: AlertKind, at_ms: int) -> float:
         """Episodes a day that this detector may turn into alerts now."""

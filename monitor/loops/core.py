@@ -11,7 +11,7 @@ from __future__ import annotations
 import heapq
 import re
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeVar
@@ -180,13 +180,15 @@ class _PartitionState(msgspec.Struct, array_like=True):
 class _Ear:
     """What was said lately about one entity in one channel; dropped when the last 24 hours are silent."""
 
-    __slots__ = ("chorus", "decisive", "decisive_ms", "novelty", "sums", "tellers")
+    __slots__ = ("chorus", "decisive", "decisive_ms", "novelty", "sums", "tellers", "usual", "usual_of")
 
     def __init__(self, lengths_ms: tuple[int, ...], policy: NoveltyPolicy, chorus: ChorusPolicy) -> None:
         self.novelty = NoveltyMemory(policy)
         self.sums = SlidingSums(lengths_ms)
         self.chorus = Chorus(chorus)
         self.decisive: Story | None = None
+        self.usual: Expected | None = None
+        self.usual_of = (0, 0, 0)
         self.decisive_ms: int | None = None
         self.tellers = Tellers()
 
@@ -219,7 +221,8 @@ class PartitionCore:
         self._novelty = NoveltyPolicy(horizon_ms=HORIZON_MS)
         self._chorus = ChorusPolicy(accounts_min=rules.voices.brigade_accounts_min)
         self._decisive = frozenset(event.casefold() for event in rules.voices.decisive_events)
-        self._words = tuple(word.casefold() for word in rules.voices.decisive_words)
+        words = sorted(re.escape(word.casefold()) for word in rules.voices.decisive_words)
+        self._words = re.compile("|".join(words)) if words else None
         self._watermark = Watermark(policy=_watermark_policy(policy))
         self._entities: dict[str, _Entity] = {}
         self._markets: dict[str, Market] = {}
@@ -237,6 +240,7 @@ class PartitionCore:
         self._timers: list[tuple[int, str]] = []
         self._dirty: set[str] = set()
         self._exposures: dict[tuple[str, int], float] = {}
+        self._watched = 1
         self.counts: Counter[str] = Counter()
 
     @classmethod
@@ -343,8 +347,11 @@ class PartitionCore:
                 at += 1
             buckets += self._fold_bucket(batch, close_ms - length_ms)
             self._start_evaluating(close_ms)
-            for name in sorted({m.entity for m in batch}):
-                self._evaluate(name, close_ms, transitions)
+            spoken: dict[str, set[str]] = {}
+            for mention in batch:
+                spoken.setdefault(mention.entity, set()).add(mention.channel)
+            for name in sorted(spoken):
+                self._evaluate(name, close_ms, transitions, spoken[name])
         for mention in ready:
             del self._pending[mention.id]
         self._run_timers(end_ms, transitions)
@@ -558,7 +565,7 @@ class PartitionCore:
         habit.open_n += total
         habit.open_p += polarity
         if decisive:
-            habit.decisive += total
+            habit.open_decisive += total
         market.add(
             total,
             polarity,
@@ -583,13 +590,14 @@ class PartitionCore:
         if self._decisive and any(event.casefold() in self._decisive for event in mention.events):
             return True
         title = mention.text.split("\n", 1)[0].casefold()
-        return any(word in title for word in self._words)
+        return self._words is not None and self._words.search(title) is not None
 
     # Evaluating.
 
     def _start_evaluating(self, at_ms: int) -> None:
         """Bring what all entities share to this moment."""
         self._exposures.clear()
+        self._watched = max(1, max((market.entities for market in self._markets.values()), default=1))
         for channel, loud in self._loud.items():
             sums = self._loud_sums[channel]
             while loud and loud[0][0] < at_ms - MARKET_WINDOW_MS:
@@ -597,18 +605,25 @@ class PartitionCore:
                 sums[0] -= total_u
                 sums[1] -= polarity_u
 
-    def _evaluate(self, name: str, at_ms: int, transitions: list[AlertTransition]) -> None:
+    def _evaluate(
+        self, name: str, at_ms: int, transitions: list[AlertTransition], spoken: Collection[str] = ()
+    ) -> None:
+        """`spoken`: the channels that have something new; those without can't have become rarer than they were, and are
+        read only while an alert depends on them."""
         entity = self._entities[name]
         budget = self._budget
         if budget is None:
             return
         budget.move_to(at_ms)
         self._dirty.add(name)
-        signals = self._signals(name, entity, at_ms)
-        entities = max(1, max((market.entities for market in self._markets.values()), default=1))
+        waits = entity.alert is not None or entity.pending is not None
+        signals = self._signals(name, entity, at_ms, entity.ears if waits or not spoken else spoken)
+        entities = self._watched
         firing: list[tuple[float, Signal, str]] = []
         for channel, signal in signals:
             budget.observe(signal.kind, name, signal.score, at_ms)
+            if not budget.may_fire(signal.kind, signal.score, at_ms):
+                continue
             allowed = budget.allowed(signal.kind, at_ms)
             rate = budget.rate(signal.kind, signal.score, entities)
             if rate <= allowed:
@@ -629,58 +644,74 @@ class PartitionCore:
         elif entity.pending is not None and not firing:
             self._give_up(name, entity, at_ms)
 
-    def _signals(self, name: str, entity: _Entity, at_ms: int) -> list[tuple[str, Signal]]:
-        """The best reading of each detector, with its channel."""
-        own, sector = self._rules.detectors, self._sectors.get(name, "")
-        best: dict[str, tuple[str, Signal]] = {}
-        day: dict[str, tuple[Voices, Expected]] = {}
+    def _signals(self, name: str, entity: _Entity, at_ms: int, channels: Collection[str]) -> list[tuple[str, Signal]]:
+        """The best reading of each detector over these channels, with its channel."""
+        own, best = self._rules.detectors, dict[str, tuple[str, Signal]]()
 
         def keep(channel: str, signal: Signal | None) -> None:
             if signal is not None and (signal.kind not in best or signal.score > best[signal.kind][1].score):
                 best[signal.kind] = (channel, signal)
 
-        for channel in sorted(entity.ears):
-            ear, habit, market = entity.ears[channel], entity.habits[channel], self._markets[channel]
-            sums = ear.sums
+        for channel in sorted(channels):
+            ear, habit = entity.ears[channel], entity.habits[channel]
+            sums, voices_min = ear.sums, self._voices_min(channel)
             sums.expire(at_ms)
-            voices_min = self._voices_min(channel)
             if sums.total(-1) < voices_min:
                 continue
-            factor, market_tone = self._market_move(channel, market, sums, at_ms)
-            hourly = expected(
-                habit,
-                market,
-                at_ms=at_ms,
-                exposure=1.0,
-                factor=factor,
-                rules=self._rules.baseline,
-                sector=sector,
-                market_tone=market_tone,
-            )
+            usual = self._usual(name, entity, channel, at_ms)
+            factor, market_tone = self._market_move(channel, sums, at_ms)
             peak = 0.0
             for index, window_s in self._burst_windows:
                 if sums.total(index) < voices_min:
                     continue
-                usual = scaled(hourly, self._exposure(channel, market, at_ms, window_s))
-                voices = self._voices(ear, index, at_ms - 1000 * window_s, hourly.rarity)
-                excess = surplus(voices.total, usual.voices, usual.size)
+                voices = self._voices(ear, index, at_ms - 1000 * window_s, usual.rarity)
+                exposed = self._exposure(channel, at_ms, window_s)
+                excess = surplus(voices.total, usual.voices * exposed * factor, usual.size)
                 if excess > 0.0:
                     peak = max(peak, excess)
-                    keep(channel, burst(voices, usual, window_s, own))
-            note_peak(habit, market, at_ms, peak)
-            if sums.total(self._tone_index) >= voices_min:
-                window_s = own.tone_window_s
-                usual = scaled(hourly, self._exposure(channel, market, at_ms, window_s))
-                voices = self._voices(ear, self._tone_index, at_ms - 1000 * window_s, hourly.rarity)
-                keep(channel, tone_shift(voices, usual, window_s, own))
-                keep(channel, drift(voices, usual, window_s, habit.bank))
-            if len(entity.ears) > 1:
-                window_s = own.divergence_window_s
-                usual = scaled(hourly, self._exposure(channel, market, at_ms, window_s))
-                day[channel] = (self._voices(ear, self._day_index, at_ms - 1000 * window_s, 1.0), usual)
-        if "news" in day and "social" in day:
-            keep("news", divergence(*day["news"], *day["social"], window_s=own.divergence_window_s, rules=own))
+                    keep(channel, burst(voices, scaled(usual, exposed, factor, market_tone), window_s, own))
+            note_peak(habit, peak)
+            window_s, drifting = own.tone_window_s, any(habit.bank)
+            total = sums.total(self._tone_index)
+            if total >= voices_min and (drifting or total * usual.rarity >= own.tone_voices_min):
+                voices = self._voices(ear, self._tone_index, at_ms - 1000 * window_s, usual.rarity)
+                tone_usual = scaled(usual, self._exposure(channel, at_ms, window_s), factor, market_tone)
+                keep(channel, tone_shift(voices, tone_usual, window_s, own))
+                keep(channel, drift(voices, tone_usual, window_s, habit.bank))
+        if len(entity.ears) > 1:
+            keep("news", self._divergence(name, entity, at_ms))
         return list(best.values())
+
+    def _divergence(self, name: str, entity: _Entity, at_ms: int) -> Signal | None:
+        """News against social, once both have said enough today."""
+        own = self._rules.detectors
+        window_s = own.divergence_window_s
+        news, social = entity.ears["news"], entity.ears["social"]
+        for ear in (news, social):
+            if ear.sums.total(self._day_index) < own.tone_voices_min:
+                return None
+            ear.sums.expire(at_ms)
+            if ear.sums.total(self._day_index) < own.tone_voices_min:
+                return None
+        usual_news, usual_social = (self._usual(name, entity, channel, at_ms) for channel in ("news", "social"))
+        start_ms = at_ms - 1000 * window_s
+        voices_news = self._voices(news, self._day_index, start_ms, 1.0)
+        voices_social = self._voices(social, self._day_index, start_ms, 1.0)
+        signal = divergence(voices_news, usual_news, voices_social, usual_social, window_s=window_s, rules=own)
+        if signal is None:
+            return None
+        exposed = self._exposure("news", at_ms, window_s)
+        return msgspec.structs.replace(signal, expected=scaled(usual_news, exposed, 1.0, 0.0))
+
+    def _usual(self, name: str, entity: _Entity, channel: str, at_ms: int) -> Expected:
+        """The entity's average hour; it holds for an hour of the clock within a block of the habit."""
+        ear, habit, market = entity.ears[channel], entity.habits[channel], self._markets[channel]
+        of = (at_ms // HOUR_MS, market.hour, habit.block)
+        if ear.usual is None or ear.usual_of != of:
+            sector = self._sectors.get(name, "")
+            ear.usual = expected(habit, market, at_ms=at_ms, rules=self._rules.baseline, sector=sector)
+            ear.usual_of = of
+        return ear.usual
 
     def _voices(self, ear: _Ear, index: int, start_ms: int, rarity: float) -> Voices:
         """The sums of a window, with the day's decisive story at what its rarity earns."""
@@ -698,21 +729,23 @@ class PartitionCore:
         own = self._rules.detectors
         return own.voices_min_social if channel == "social" else own.voices_min_news
 
-    def _market_move(self, channel: str, market: Market, sums: SlidingSums, at_ms: int) -> tuple[float, float]:
+    def _market_move(self, channel: str, sums: SlidingSums, at_ms: int) -> tuple[float, float]:
         """How much louder than usual all the others are, and how their tone has moved, in the last four hours."""
-        total_u, polarity_u = self._loud_sums[channel]
+        market, (total_u, polarity_u) = self._markets[channel], self._loud_sums[channel]
         own = sums.window(self._market_index)
         others, polarity = total_u / UNIT - own.total, polarity_u / UNIT - own.polarity
-        usual = market.level * self._exposure(channel, market, at_ms, MARKET_S)
+        usual = market.level * self._exposure(channel, at_ms, MARKET_S)
         usual *= 1.0 - 1.0 / max(market.entities, 2)
         factor = min(max((others + 20.0) / (usual + 20.0), 1.0), 3.0)
-        return factor, (polarity - others * market.mean_tone()) / (others + 20.0)
+        return factor, (polarity - others * market.tone) / (others + 20.0)
 
-    def _exposure(self, channel: str, market: Market, at_ms: int, window_s: int) -> float:
+    def _exposure(self, channel: str, at_ms: int, window_s: int) -> float:
+        """Average hours in the window; the same for all entities at one moment."""
         key = (channel, window_s)
         known = self._exposures.get(key)
         if known is None:
-            known = self._exposures[key] = exposure(market, at_ms - 1000 * window_s, 1000 * window_s)
+            known = exposure(self._markets[channel], at_ms - 1000 * window_s, 1000 * window_s)
+            self._exposures[key] = known
         return known
 
     # Life.

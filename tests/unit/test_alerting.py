@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import poisson
 
 from monitor.alerting import Budget, BudgetState, Habit, Market, OpenAlert, Reason, Rules, load_rules, parse_rules
-from monitor.alerting.baselines import expected, note_peak
+from monitor.alerting.baselines import close_block, expected, note_peak
 from monitor.alerting.cusum import EMPTY, heights, step_bank
 from monitor.alerting.detectors import Voices, burst, surplus, tail_score
 from monitor.alerting.lifecycle import alert_id, step
@@ -78,8 +78,8 @@ def test_a_cold_start_expects_a_wider_spread_than_a_long_record() -> None:
         for hour in range(hours):
             market.add(5.0, 0.0, 1.0, 1.0, 1.0)
             market.move_to(hour + 1, rules)
-    wide = expected(habit_young, young, at_ms=0, exposure=4.0, factor=1.0, rules=rules)
-    narrow = expected(habit_old, old, at_ms=0, exposure=4.0, factor=1.0, rules=rules)
+    wide = expected(habit_young, young, at_ms=0, rules=rules)
+    narrow = expected(habit_old, old, at_ms=0, rules=rules)
     assert wide.size < narrow.size
     assert wide.exposure_h < narrow.exposure_h
 
@@ -95,7 +95,7 @@ def test_the_profile_learns_the_hours_of_the_day() -> None:
 def test_no_surplus_is_no_burst_and_a_burst_leans_with_its_tone() -> None:
     rules = DetectorRules()
     market = Market(hour=0, first_hour=0, entities=1)
-    usual = expected(Habit(at_hour=0, block=0), market, at_ms=0, exposure=4.0, factor=1.0, rules=BaselineRules())
+    usual = expected(Habit(at_hour=0, block=0), market, at_ms=0, rules=BaselineRules())
     assert burst(Voices(total=0, negative=0, positive=0, polarity=0), usual, 3_600, rules) is None
     signal = burst(Voices(total=12, negative=9, positive=1, polarity=-8), usual, 3_600, rules)
     assert signal is not None
@@ -177,10 +177,9 @@ def test_a_sectors_tone_stands_in_for_a_company_of_which_little_is_known() -> No
     rules, market = BaselineRules(), Market(hour=0, first_hour=0, entities=10)
     market.add(500.0, -250.0, 125.0, 400.0, 10.0, sector="Finance")
     market.add(500.0, 50.0, 5.0, 10.0, 60.0, sector="Technology")
+    market.move_to(1, rules)
     tones = {
-        sector: expected(
-            Habit(at_hour=0, block=0), market, at_ms=0, exposure=1.0, factor=1.0, rules=rules, sector=sector
-        ).tone
+        sector: expected(Habit(at_hour=0, block=0), market, at_ms=0, rules=rules, sector=sector).tone
         for sector in ("Finance", "Technology", "")
     }
     assert tones["Finance"] < -0.4 < tones[""] < 0 < tones["Technology"]
@@ -189,8 +188,9 @@ def test_a_sectors_tone_stands_in_for_a_company_of_which_little_is_known() -> No
 def test_a_decisive_story_weighs_less_where_there_were_many() -> None:
     rules, market = BaselineRules(decisive_weight_max=10.0), Market(hour=0, first_hour=0, entities=10)
     market.add(1_000.0, 0.0, 10.0, 0.0, 0.0, decisive=20.0)
+    market.move_to(1, rules)
     calm, troubled = Habit(at_hour=0, block=0, tone_w=50.0), Habit(at_hour=0, block=0, tone_w=50.0, decisive=30.0)
-    worth = [expected(h, market, at_ms=0, exposure=1.0, factor=1.0, rules=rules).rarity for h in (calm, troubled)]
+    worth = [expected(h, market, at_ms=0, rules=rules).rarity for h in (calm, troubled)]
     assert worth[0] > 3.0
     assert worth[1] == pytest.approx(1.0, abs=0.2)
 
@@ -199,11 +199,29 @@ def test_who_is_often_loud_must_be_louder() -> None:
     rules, market = BaselineRules(), Market(hour=0, first_hour=0, entities=2)
     wild, calm = Habit(at_hour=0, block=0), Habit(at_hour=0, block=0)
     for day in range(1, 60):
-        note_peak(wild, market, day * DAY_MS, 8.0)
-        note_peak(calm, market, day * DAY_MS, 1.0)
-    usual = [expected(h, market, at_ms=0, exposure=1.0, factor=1.0, rules=rules).habit for h in (wild, calm)]
+        for habit, peak in ((wild, 8.0), (calm, 1.0)):
+            close_block(habit, market, day * DAY_MS, rules, "")
+            note_peak(habit, peak)
+        market.move_to(day * 24, rules)
+    usual = [expected(h, market, at_ms=60 * DAY_MS, rules=rules).habit for h in (wild, calm)]
     assert usual[0] > 1.1
     assert usual[1] < 0.9
+
+
+def test_a_reading_that_is_turned_away_unranked_could_not_have_fired() -> None:
+    """`may_fire` saves the rank, it never decides otherwise."""
+    rng, own, turned_away = random.Random(2), budget(2.0), 0
+    for k in range(3_000):
+        at_ms, score = k * 600_000, -math.log10(1.0 - rng.random())
+        own.move_to(at_ms)
+        own.observe("burst", f"e{k % 50}", score, at_ms)
+        fires = own.rate("burst", score, 50) <= own.allowed("burst", at_ms)
+        if not own.may_fire("burst", score, at_ms):
+            turned_away += 1
+            assert not fires
+        elif fires:
+            own.spend(at_ms)
+    assert turned_away > 2_000
 
 
 def test_a_lasting_shift_raises_one_side_of_the_bank_and_its_end_lets_it_fall() -> None:

@@ -183,7 +183,7 @@ def test_a_lease_that_ran_out_is_taken_over_with_the_same_id(store: Store) -> No
 def test_what_was_never_tried_is_due_although_the_clock_was_set_back(store: Store) -> None:
     """Otherwise the alerts of the last minutes would wait until the clock is there again."""
     with store.transaction() as t:
-        t.record_transitions([transition("opened", 1)], [Desk()], now_ms=3_600_000)
+        t.tell(told([transition("opened", 1)]), [Desk()], now_ms=3_600_000)
     (claimed,) = store.claim_deliveries("desk", owner="one", now_ms=10, lease_ms=100, limit=5)
     store.retry_later(claimed.id, owner="one", next_attempt_at_ms=500, error="failed")
     assert store.claim_deliveries("desk", owner="one", now_ms=20, lease_ms=100, limit=5) == [], "a retry has its time"

@@ -17,7 +17,7 @@ def test_the_production_example_is_a_configuration_with_or_without_its_comments(
     """An option that is only written in a comment must exist, too."""
     text = (ROOT / "configs" / "prod.toml").read_text()
     load_settings(ROOT / "configs" / "prod.toml", {"TAPEWATCH_DATABASE_URL": "postgresql://h/db"})
-    uncommented = re.sub(r"^# (?=(\[\w+\]|\w+ = ))", "", text, flags=re.MULTILINE)
+    uncommented = re.sub(r"^# (?=(\[{1,2}\w+\]|\w+ = ))", "", text, flags=re.MULTILINE)
     assert uncommented.count("\n[bundle]") == 1
     file = tmp_path / "prod.toml"
     file.write_text(uncommented)

@@ -153,7 +153,7 @@ class Outcome:
 
 
 class _EntityState(msgspec.Struct, array_like=True):
-    """The blob of one entity. `opened`: (moment, score) of the last alert in each direction. `silent`: when it was last noted
+    """The blob of one entity. `opened`: (moment, loudest score told) of the last alert in each direction. `silent`: when it was last noted
     that a loud signal opened no alert, by direction and reason."""
 
     version: int
@@ -783,6 +783,8 @@ class PartitionCore:
             return
         resolved = msgspec.structs.replace(alert, resolved_at=to_rfc3339(at_ms))
         transitions.append(AlertTransition(alert=resolved, change="resolved", reason=reason, at_ms=at_ms))
+        # What comes within the cool-down is measured against how loud it became, not against the story that opened it.
+        entity.opened[alert.direction] = (own.opened_ms, own.peak)
         entity.alert = None
 
     def _open(

@@ -142,7 +142,7 @@ def test_what_is_told_already_is_noted_as_silent_with_its_reason() -> None:
     crash_ms = START_MS + 80 * HOUR_MS
     opened = [t for t in written.transitions if t.change == "opened" and t.at_ms > crash_ms]
     assert [(t.alert.entity, t.alert.direction) for t in opened] == [("BBB", "negative")]
-    noted = [s for s in written.suppressed if s.reason == Reason.COOLING_DOWN]
+    noted = [s for s in written.suppressed if s.reason == Reason.COOLING_DOWN and s.at_ms > crash_ms]
     assert [(s.entity, s.direction) for s in noted] == [("BBB", "negative")]
     assert noted[0].score >= noted[0].needed
 

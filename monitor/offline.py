@@ -50,50 +50,82 @@ def backtest(
     rules: Path | None = None,
     sweep: Sequence[Path] = (),
     nulls: int = 0,
-    progress: Progress,
+    progress: Callable[[str, int, int], None],
     warn: Callable[[str], None],
 ) -> dict[str, Any]:
-    """The live code path over history; returns the summary that was written to `out`."""
-    from monitor.alerting import Rules, load_rules
+    """The live code path over history; returns the summary that was written to `out`.
+
+    `progress` hears of each stage by name: how much more of it is done, and how much there is in all.
+    """
+    from monitor.alerting import load_rules
     from monitor.backtest import (
-        BacktestResult,
+        calibrate,
         compare,
+        group_stories,
         judge_events,
         load_events,
-        null_replay,
         run_backtest,
         score_documents,
         write_report,
     )
+    from monitor.backtest.nulls import BUDGETS
     from monitor.linking import load_watchlist
 
     chosen = load_rules(rules or settings.rules.path)
     others = [load_rules(path) for path in sweep]
     known = load_events(events) if events else ()
-    watched = load_watchlist(watchlist or settings.watchlist.path)
+    companies = load_watchlist(watchlist or settings.watchlist.path)
+    names, sectors = companies.names(), companies.sectors()
     scorer = make_scorer(settings)
     cache = settings.bundle.cache_dir or Path.home() / ".cache" / "tapewatch"
-    documents = read_documents(settings, files, watchlist, progress=progress, warn=warn)
+    size = sum(file.stat().st_size for file in files if file.exists())
+    documents = read_documents(
+        settings, files, watchlist, progress=lambda count: progress("reading and judging", count, size), warn=warn
+    )
     mentions = score_documents(
         documents, judge=scorer, bundle=f"{scorer.bundle.model}/{settings.bundle.precision}", cache_dir=cache
     )
+    partitions, total = settings.kafka.partitions, len({mention.id for mention in mentions})
 
-    def play(told: Sequence[ScoredMention], by: Rules) -> BacktestResult:
+    def run(by: Any) -> Any:
+        stage = f"rule {by.name}"
         return run_backtest(
-            told, rules=by, names=watched.names(), sectors=watched.sectors(), partitions=settings.kafka.partitions
+            mentions,
+            rules=by,
+            names=names,
+            sectors=sectors,
+            partitions=partitions,
+            progress=lambda count: progress(stage, count, total),
         )
 
-    result = play(mentions, chosen)
+    result = run(chosen)
     extra: dict[str, Any] = {}
+    stories = group_stories(mentions) if known else {}
     if known:
-        extra["events"] = judge_events(result, mentions, known)
-    if nulls:
-        extra["null_replays"] = [
-            _null(play(null_replay(mentions, seed=seed), chosen), seed) for seed in range(1, nulls + 1)
-        ]
+        extra["events"] = judge_events(result, mentions, known, stories=stories)
+    if nulls and mentions:
+        replays = nulls * total * len({chosen.budget.false_alerts_per_day, *BUDGETS})
+        extra["calibration"] = calibrate(
+            mentions,
+            rules=chosen,
+            replays=nulls,
+            partitions=partitions,
+            progress=lambda count: progress("null replays", count, replays),
+        )
     if others:
-        runs = [play(mentions, other) for other in others]
-        extra["sweep"] = [{"rule": run.rules.name, **compare(result, run)} for run in runs]
+        extra["sweep"] = []
+        for path, other in zip(sweep, others, strict=True):
+            again = run(other)
+            row = {
+                "rule": other.name if other.name != chosen.name else f"{other.name} ({path.name})",
+                **compare(result, again),
+                "alerts": len(again.alerts),
+                "alerts_per_day": again.summary()["alerts_per_day"],
+                "by_kind": again.summary()["by_kind"],
+            }
+            if known:
+                row["events"] = judge_events(again, mentions, known, stories=stories)
+            extra["sweep"].append(row)
     return write_report(result, out, extra=extra)
 
 
@@ -291,10 +323,6 @@ def _engine_rate(scorer: Any, documents: Sequence[Linked]) -> float:
             scorer.engine.run(batch)
         best = min(best, time.perf_counter() - started)
     return len(documents) / best
-
-
-def _null(result: Any, seed: int) -> dict[str, Any]:
-    return {"seed": seed, "alerts": len(result.alerts), "alerts_per_day": round(len(result.alerts) / result.days, 3)}
 
 
 def bench_pipeline(

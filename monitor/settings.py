@@ -167,7 +167,7 @@ def load_settings(path: Path, environ: dict[str, str] | None = None) -> Settings
         raise Fatal(f"{path}: no such file; name one with --config") from err
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
         raise Fatal(f"{path}: not readable as TOML: {err}") from err
-    faults = [*_override(raw, environ)]
+    faults = [*_written_secrets(path, raw), *_override(raw, environ)]
     try:
         settings = Settings.model_validate(raw)
     except ValidationError as err:
@@ -202,6 +202,16 @@ def url_secrets(url: str) -> tuple[str, ...]:
     password = (parts.password, unquote(parts.password)) if parts.password else ()
     address = (parts.path + (f"?{parts.query}" if parts.query else "")) if parts.scheme in {"http", "https"} else ""
     return tuple(text for text in (*password, address) if len(text) >= SECRET_CHARS_MIN)
+
+
+def _written_secrets(path: Path, raw: dict[str, Any]) -> list[str]:
+    """A configuration file is read by more people than a secret should be."""
+    url = raw.get("database", {}).get("url") if isinstance(raw.get("database"), dict) else None
+    try:
+        written = isinstance(url, str) and urlsplit(url).password is not None
+    except ValueError:
+        return []  # no URL at all: said where it is used
+    return [f"{path}: database.url: holds a password; put the URL into the environment, see database.url_env"] * written
 
 
 def _override(raw: dict[str, Any], environ: dict[str, str]) -> list[str]:

@@ -67,12 +67,20 @@ class ApacheKafka:
         seen = self.log.stat().st_size
         with self.log.open("ab") as out:
             self._process = subprocess.Popen([*_java(), "kafka.Kafka", str(self.settings)], stdout=out, stderr=out)
-        give_up_s = time.monotonic() + 180  # long, on a machine that is busy otherwise
-        while b"Kafka Server started" not in self.log.read_bytes()[seen:]:
-            assert self._process.poll() is None, f"the broker ended; see {self.log}"
-            assert time.monotonic() < give_up_s, f"no answer in 180 s; see {self.log}"
-            time.sleep(0.1)
+        try:
+            self._wait_until_started(seen)
+        except BaseException:
+            self.kill()
+            raise
         return self
+
+    def _wait_until_started(self, seen: int) -> None:
+        give_up_s = time.monotonic() + 180
+        while b"Kafka Server started" not in self.log.read_bytes()[seen:]:
+            assert self._process is not None
+            assert self._process.poll() is None, f"the broker ended; see {self.log}"
+            assert time.monotonic() < give_up_s, f"no answer in three minutes; see {self.log}"
+            time.sleep(0.1)
 
     def kill(self) -> None:
         self._end(signal.SIGKILL)

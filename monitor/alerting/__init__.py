@@ -31,8 +31,20 @@ from monitor.alerting.lifecycle import (
     severity,
     step,
 )
-from monitor.alerting.paging import Message, Pager, PageReason, PagerState, Settled, Step, Told, Verdict
+from monitor.alerting.paging import (
+    Message,
+    Pager,
+    PageReason,
+    PagerState,
+    Settled,
+    Step,
+    Told,
+    Verdict,
+    page_history,
+)
+from monitor.alerting.robust import Without, without_top
 from monitor.alerting.rules import MARKET_S, Rules, VoiceRules, load_rules, parse_rules
+from monitor.alerting.silence_states import Feed, Finding, Hearing, KeeperState, OperatorMessage, Shares, Trouble
 from monitor.alerting.silences import Hours, Silence
 from monitor.alerting.sources import Sources
 
@@ -42,12 +54,17 @@ __all__ = [
     "Budget",
     "BudgetState",
     "Expected",
+    "Feed",
+    "Finding",
     "Habit",
+    "Hearing",
     "Hours",
+    "KeeperState",
     "Levels",
     "Market",
     "Message",
     "OpenAlert",
+    "OperatorMessage",
     "PageReason",
     "Pager",
     "PagerState",
@@ -57,16 +74,19 @@ __all__ = [
     "Rules",
     "Said",
     "Settled",
+    "Shares",
     "Shift",
     "Signal",
     "Silence",
     "Sources",
     "Step",
     "Told",
+    "Trouble",
     "Verdict",
     "VoiceRules",
     "Voices",
     "Weight",
+    "Without",
     "alert_id",
     "brief",
     "burst",
@@ -80,6 +100,7 @@ __all__ = [
     "exposure",
     "load_rules",
     "note_peak",
+    "page_history",
     "parse_rules",
     "quote",
     "reasons",
@@ -88,4 +109,5 @@ __all__ = [
     "step",
     "surplus",
     "tone_shift",
+    "without_top",
 ]

@@ -31,9 +31,6 @@ class Reasons(NamedTuple):
     counter_evidence: tuple[AlertEvidence, ...]
     needed: tuple[str, ...]
     flip_margin: float
-    fires_without_top_authors: bool | None
-    authors: int
-    top_author_share: float
 
 
 class Shift(NamedTuple):
@@ -53,7 +50,6 @@ def reasons(
     score: Callable[[Voices], float],
     threshold: float,
     stories_max: int,
-    top_authors: int,
 ) -> Reasons:
     """`score` is the detector over the sums of a set of stories."""
     sign = 1.0 if direction == "positive" else -1.0
@@ -61,20 +57,11 @@ def reasons(
     against = [each for each in reversed(ranked) if sign * each.mention.polarity < 0]
     needed = _smallest(ranked, score, threshold)
     total = sum(each.weight for each in said) or 1.0
-    voices: dict[str, float] = {}
-    for each in said:
-        if each.mention.author is not None:
-            voices[each.mention.author] = voices.get(each.mention.author, 0.0) + each.weight
-    top = sorted(voices, key=lambda author: (-voices[author], author))[:top_authors]
-    without = [each for each in said if each.mention.author not in top]
     return Reasons(
         evidence=tuple(_evidence(each) for each in needed[:stories_max]),
         counter_evidence=tuple(_evidence(each) for each in against[: min(3, stories_max)]),
         needed=tuple(each.mention.document for each in needed),
         flip_margin=round(min(1.0, sum(each.weight for each in needed) / total), 4),
-        fires_without_top_authors=score(_sums(without)) >= threshold if voices else None,
-        authors=len(voices),
-        top_author_share=round(sum(voices[author] for author in top) / total, 4),
     )
 
 
@@ -108,10 +95,10 @@ def _smallest(ranked: Sequence[Said], score: Callable[[Voices], float], threshol
     whatever turns out not to be needed is put back, so that no story of the set is there in vain. `CANDIDATES` limits the
     work: where more of the strongest must go, it is as many of them as it takes.
     """
-    whole = _sums(ranked)
+    whole = sums_of(ranked)
 
     def without(gone: Sequence[Said]) -> float:
-        out = _sums(gone)
+        out = sums_of(gone)
         return score(Voices(**{name: getattr(whole, name) - getattr(out, name) for name in Voices.__struct_fields__}))
 
     strongest = _prefix(len(ranked), lambda count: without(ranked[:count]) < threshold)
@@ -151,7 +138,7 @@ def _prefix(count: int, enough: Callable[[int], bool]) -> int:
     return low
 
 
-def _sums(said: Sequence[Said]) -> Voices:
+def sums_of(said: Sequence[Said]) -> Voices:
     """An abstained judgement is a voice without a tone."""
     heard = [each for each in said if not each.mention.abstained]
     return Voices(

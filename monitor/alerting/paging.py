@@ -33,8 +33,9 @@ Change = Literal["opened", "updated", "resolved"]
 
 
 class Verdict(StrEnum):
-    """What became of a step."""
+    """What became of a step. PENDING: it is on a page that is not due yet."""
 
+    PENDING = "pending"
     TOLD = "told"
     DIGESTED = "digested"
     SILENT = "silent"
@@ -43,6 +44,7 @@ class Verdict(StrEnum):
 class PageReason(StrEnum):
     """Why a message was sent, or why a step was not told."""
 
+    GROUP_WAIT = "group_wait"
     OPENED = "opened"
     JOINED = "joined"
     STRONGER = "stronger"
@@ -239,6 +241,7 @@ class Pager:
             else:
                 self._settle(member, Verdict.SILENT, reason, page.id, keep=True)
             return
+        self._settle_one(alert.id, step.sequence, Verdict.PENDING, PageReason.GROUP_WAIT, page.id)
         page.due_ms = min(page.due_ms or at_ms + self._wait_ms, at_ms + self._wait_ms)
 
     def _page_for(self, alert: Alert, at_ms: int) -> Page:
@@ -524,6 +527,25 @@ class Pager:
         self._settled[alert, sequence] = Settled(
             alert=alert, sequence=sequence, verdict=verdict, reason=reason, page=page, silence=silence
         )
+
+
+def page_history(
+    transitions: Sequence[AlertTransition],
+    *,
+    rules: Rules,
+    sectors: Mapping[str, str],
+    silences: Sequence[Silence] = (),
+) -> Told:
+    """What would have been told of a history to whoever took nothing on: the same fold, to the end of what it waits for."""
+    numbers: dict[str, int] = {}
+    steps = []
+    for transition in sorted(transitions, key=lambda each: each.at_ms):
+        number = numbers[transition.alert.id] = numbers.get(transition.alert.id, 0) + 1
+        steps.append(Step(transition=transition, sequence=number))
+    pager = Pager(rules=rules, sectors=sectors)
+    last_ms = max((each.at_ms for each in transitions), default=0)
+    patience_s = max(rules.paging.group_wait_s, rules.paging.digest_s)
+    return pager.advance(steps, reached_ms=last_ms + round(patience_s * 1000), silences=silences)
 
 
 def _order(step: Step) -> tuple[int, str, bool, str, int]:

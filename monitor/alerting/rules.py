@@ -58,18 +58,19 @@ class VoiceRules(_Section):
     An author's post after k others within 24 hours counts 1 / (1 + k × `author_discount`)², so that with 1 nobody has more
     than 1.65 voices; the k-th of a chorus of similar posts 1 / (1 + k × `crowd_discount`); a text without a new pair of
     words `stale_weight`; one that names n cashtags n ^ −`list_discount`. A source that makes the share s of its channel has
-    at most `source_cap` / (1 − s) voices in four hours on one company, decisive stories apart: no limit for the only one.
-    Accounts that are new to the partition today have together, in an hour and in four, `newcomer_cap` voices beside as many as
-    is usual for the known ones who spoke. `brigade_accounts_min` newcomers who echo one another within four hours are a brigade; echoes of one have no voice.
-    A decisive story is of one of `decisive_events`, or has one of `decisive_words` in its title.
+    in four hours on one company, decisive stories apart, at most (`source_cap` + s × stories of the others) / (1 − s) voices:
+    a small one can't fire alone, the only one has no limit. All accounts that are new to the partition today count as one such
+    source, with `newcomer_cap`, in an hour and in four, beside as many as spoke in the 24 hours before.
+    `brigade_accounts_min` newcomers who echo one another within four hours are a brigade; echoes of one have no voice. A
+    decisive story is of one of `decisive_events`, or has one of `decisive_words` in its title.
     """
 
     author_discount: Annotated[float, Field(ge=0)] = 1.0
     crowd_discount: Annotated[float, Field(ge=0)] = 1.0
     stale_weight: Share = 0.3
     list_discount: Share = 0.5
-    source_cap: Positive = 2.5
-    newcomer_cap: Positive = 1.5
+    source_cap: Positive = 1.5
+    newcomer_cap: Positive = 1.0
     brigade_accounts_min: Annotated[int, Field(ge=10)] = 40
     decisive_events: tuple[str, ...] = ()
     decisive_words: tuple[str, ...] = ()
@@ -113,6 +114,7 @@ class LifeRules(_Section):
     update_s: Positive = 1_800.0
     stories_max: Count = 5
     top_authors: Count = 3
+    top_sources: Count = 1
 
 
 class PagingRules(_Section):
@@ -123,13 +125,40 @@ class PagingRules(_Section):
 
     group_wait_s: Annotated[float, Field(ge=0)] = 30.0
     group_join_s: Positive = 3_600.0
-    repeat_s: Positive = 14_400.0
+    repeat_s: Positive = 43_200.0
     digest_s: Positive = 900.0
     market_members_min: Annotated[int, Field(ge=2)] = 8
     market_sectors_min: Count = 3
     market_entities: tuple[str, ...] = ()
     silent_after_s: Positive = 15.0
     straggler_s: Positive = 120.0
+
+
+class HealthRules(_Section):
+    """When a silence is a dead feed, and when scoring is degraded. Scores are minus the decimal log of a chance.
+
+    A source with `record_min_days` of record is down when its silence of at least `silence_min_s` has reached
+    `silence_score`, and while score has worked off all but the last `silent_after_settled_s`. A backlog that does not shrink for `lag_after_s`, or mentions heard `lag_max_s` after their time, is lag;
+    from `history_after_s` on it is a replay of the past. Shares are those of the last `share_window_s`, judged once the week before holds `share_record_min` results. A trouble is told
+    when it has lasted `pending_s` and is over when it has been clear for `calm_s`.
+    """
+
+    record_days: Annotated[float, Field(gt=0, le=90)] = 28.0
+    record_min_days: Positive = 3.0
+    silence_min_s: Positive = 900.0
+    quiet_score: Positive = 1.0
+    silence_score: Positive = 4.0
+    silent_after_settled_s: Positive = 60.0
+    lag_after_s: Positive = 300.0
+    lag_max_s: Positive = 600.0
+    history_after_s: Positive = 86_400.0
+    share_window_s: Annotated[float, Field(ge=300, le=86_400)] = 1_800.0
+    share_items_min: Count = 50
+    share_record_min: Count = 1_000
+    share_min: Share = 0.1
+    share_score: Positive = 4.0
+    pending_s: Annotated[float, Field(ge=0)] = 60.0
+    calm_s: Annotated[float, Field(ge=0)] = 300.0
 
 
 class Rules(_Section):
@@ -143,6 +172,7 @@ class Rules(_Section):
     detectors: DetectorRules = DetectorRules()
     life: LifeRules = LifeRules()
     paging: PagingRules = PagingRules()
+    health: HealthRules = HealthRules()
 
     @property
     def windows_s(self) -> tuple[int, ...]:
@@ -210,4 +240,8 @@ def _cross_checks(rules: Rules) -> list[str]:
         faults.append("budget: every detector's share is 0, so nothing could fire; give at least one a share")
     if rules.life.check_s > rules.life.calm_s:
         faults.append("life.check_s: is longer than life.calm_s; an open alert would not be looked at in time")
+    if rules.health.history_after_s <= rules.health.lag_max_s:
+        faults.append(
+            "health.history_after_s: must be longer than health.lag_max_s, or no lag could be told from a replay"
+        )
     return faults

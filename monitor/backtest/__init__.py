@@ -5,15 +5,19 @@ runs again in seconds. Knows nothing of Kafka or the database.
 """
 
 from monitor.backtest.events import EventResult, KnownEvent, judge_events, load_events
+from monitor.backtest.nulls import calibrate, null_replay
 from monitor.backtest.report import write_report
-from monitor.backtest.run import BacktestResult, compare, null_replay, partition_of, run_backtest
+from monitor.backtest.run import BacktestResult, compare, partition_of, run_backtest
 from monitor.backtest.scores import score_documents
+from monitor.backtest.stories import group_stories
 
 __all__ = [
     "BacktestResult",
     "EventResult",
     "KnownEvent",
+    "calibrate",
     "compare",
+    "group_stories",
     "judge_events",
     "load_events",
     "null_replay",

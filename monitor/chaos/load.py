@@ -17,10 +17,11 @@ def endless(seed: int) -> Iterator[DemoMessage]:
     """Never the same document twice: what arrives twice was sent twice by us, not by the stream."""
     number = 0
     while True:
-        for message in demo_messages(seed + number, start_ms=START_MS + number * ROUND_MS):
+        for place, message in enumerate(demo_messages(seed + number, start_ms=START_MS + number * ROUND_MS)):
             yield DemoMessage(
                 topic=message.topic,
-                key=message.key,
+                # What is no document has no id: its key tells it apart, should the sender have to send it again.
+                key=b"malformed-%d-%d" % (number, place) if message.kind == "malformed" else message.key,
                 value=_renamed(message.value, number),
                 at_ms=message.at_ms,
                 kind=message.kind,

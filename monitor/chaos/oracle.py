@@ -15,13 +15,13 @@ from monitor.records import Record
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
-    """One side of the comparison: what the oracle expects, or what the database and the sink hold.
+    """One side of the comparison: what the oracle expects, or what the database and the sink hold. Dead letters by their keys.
 
     `buckets`: (entity, channel, start in ms) → rounded sums. `alerts`: ids of those that were opened.
     """
 
     mentions: frozenset[str]
-    dead_letters: frozenset[tuple[str, int, int]]
+    dead_letters: frozenset[str]
     buckets: Mapping[tuple[str, str, int], tuple[float, ...]]
     alerts: frozenset[str]
 

@@ -16,7 +16,7 @@ import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -58,7 +58,7 @@ class ChaosPlan:
     static: bool = False
     documents_per_second: float = 60.0
     pause_s: tuple[float, float] = (0.5, 8.0)
-    still_s: float = 60.0
+    still_s: float = 180.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,6 +160,7 @@ class _Load:
         self._enough = threading.Event()
         self._thread = threading.Thread(target=self._run, name="load", daemon=True)
         self._failure: BaseException | None = None
+        self._unproved: list[Callable[[], None]] = []
         self.sent: list[_Sent] = []
 
     def start(self) -> None:
@@ -181,26 +182,33 @@ class _Load:
                     due_s = started_s + len(self.sent) / self._plan.documents_per_second
                     if (wait_s := due_s - self._clock.monotonic_s()) > 0.05 and self._halt.wait(wait_s):
                         return
-                    send = partial(producer.send, topic, key=message.key, value=message.value, event_ms=message.at_ms)
-                    _retrying(send)
+                    self._unproved.append(
+                        partial(producer.send, topic, key=message.key, value=message.value, event_ms=message.at_ms)
+                    )
                     place = Place(topic=topic, partition=-1, offset=len(self.sent))
-                    self.sent.append(_Sent(place=place, value=message.value))
+                    self.sent.append(_Sent(place=place, value=message.value, key=message.key))
+                    if len(self._unproved) >= 50:
+                        self._prove(producer)
                     if self._enough.is_set() and len(self.sent) >= 500:
                         break
-                _retrying(producer.flush)
+                self._prove(producer)
         except Exception as err:  # noqa: BLE001 - told by `finish`, where it ends the run
             self._failure = err
 
-
-def _retrying(act: Callable[[], object]) -> None:
-    """The sender outlives a broker that is away: the client retries for two minutes by itself, then we do."""
-    for _ in range(30):
-        try:
-            act()
+    def _prove(self, producer: KafkaSink) -> None:
+        """Send until all is acknowledged: we outlive a broker that is away. What is sent twice is told apart by its id."""
+        for _ in range(60):
+            try:
+                for send in self._unproved:
+                    send()
+                producer.flush()
+            except Retryable as err:
+                log.warning("chaos.sender_waits", error=str(err))
+                self._clock.sleep(1.0)
+                continue
+            self._unproved.clear()
             return
-        except Retryable as err:
-            log.warning("chaos.sender_waits", error=str(err))
-    raise Retryable("the broker did not come back")
+        raise Retryable("the broker did not come back")
 
 
 def _kill(
@@ -224,6 +232,9 @@ def _kill(
             continue
         kills += 1
         log.debug("chaos.kill", role=role, kill=kills)
+        if rng.random() < 0.5:  # half of the kills hit while something starts, half while everything works
+            with suppress(Retryable):
+                roles.wait_until_ready()
     return kills, dict(sorted(faults.items()))
 
 
@@ -294,13 +305,13 @@ def _compare(
     until = to_rfc3339(until_ms)
     wanted = Told(
         mentions=mentions,
-        dead_letters=frozenset(("", 0, number) for number in range(len(letters))),
+        dead_letters=frozenset(str(letter.key) for letter in letters),
         buckets=wanted_buckets,
         alerts=frozenset(a.id for a in undisturbed.alerts if a.opened_at < until),
     )
     found = Told(
         mentions=keys,
-        dead_letters=frozenset(("", 0, number) for number in range(store.counts().dead_letters)),
+        dead_letters=frozenset(str(stored.letter.key) for stored in store.dead_letters(limit=1_000_000)),
         buckets=found_buckets,
         alerts=frozenset(a.id for a in store.alerts(limit=1_000_000) if a.opened_at < until),
     )

@@ -184,16 +184,18 @@ def why(
     config: Config = DEFAULT_CONFIG,
     as_json: Json = False,
 ) -> None:
-    """Why a company's alerts were told or not, and why loud signals opened none."""
-    with _store(config) as (_, store):
+    """Why a company's alerts were told or not, why loud signals opened none, and what its silence means."""
+    with _store(config) as (settings, store):
         found = [(row, store.decisions(row.id)) for row in store.alerts(limit=limit, entity=entity)]
         silent = store.suppressions(entity=entity, limit=limit)
+        heard = _heard(settings, store, entity)
     if as_json:
         _print_json(
             {
                 "entity": entity,
                 "alerts": [{"alert": row.id, "opened_at": row.opened_at, "steps": steps} for row, steps in found],
                 "suppressed": silent,
+                "heard": heard,
             }
         )
         return
@@ -206,6 +208,11 @@ def why(
         typer.echo(
             f"no alert      {to_rfc3339(each.at_ms)}  {each.direction} {each.kind}, {each.voices:g} voices: {each.reason}"
             f" (score {each.score:g}, {each.needed:g} needed)"
+        )
+    for line in heard:
+        typer.echo(
+            f"{line['channel']:<14}{line['hearing']}: last heard of {line['last_mention_at']}, since then"
+            f" {line['expected_mentions']:g} mentions were to be expected"
         )
     typer.echo(f"{len(found)} alerts, {len(silent)} signals that opened none")
 
@@ -225,6 +232,35 @@ def _reached_ms(settings: Settings, store: Store, now_ms: int) -> int:
     """Where event time stands; the wall clock before the first mention."""
     marks = store.partition_marks(settings.kafka.topic_mentions)
     return min((mark.watermark_ms for mark in marks if mark.watermark_ms is not None), default=now_ms)
+
+
+def _heard(settings: Settings, store: Store, entity: str) -> list[dict[str, Any]]:
+    """By channel: is the silence about a company no news, or can nothing be said because the channel itself is silent?"""
+    from monitor.alerting import Hearing, load_rules
+    from monitor.alerting.silence_states import EVERY, hear
+    from monitor.loops.watchkeeping import feeds_of
+
+    rules, newest = load_rules(settings.rules.path).health, store.newest_heard_hour()
+    if newest is None:
+        return []
+    first = newest - round(rules.record_days * 24)
+    at_ms = _reached_ms(settings, store, SystemClock().now_ms())
+    channels = {feed.channel: feed for feed in feeds_of(store.feed_hours(first)) if feed.source == EVERY}
+    lines = []
+    for feed in feeds_of(store.entity_hours(entity, first * _UNITS_MS["h"])):
+        if feed.source == EVERY:
+            continue
+        reading, channel = hear(feed, at_ms=at_ms, rules=rules), channels.get(feed.channel)
+        down = channel is not None and hear(channel, at_ms=at_ms, rules=rules).hearing is Hearing.SILENT
+        lines.append(
+            {
+                "channel": feed.channel,
+                "hearing": "feed_down" if down else str(reading.hearing),
+                "last_mention_at": to_rfc3339(feed.newest_ms),
+                "expected_mentions": round(reading.expected, 2),
+            }
+        )
+    return lines
 
 
 def _check_watchlist(settings: Settings, entity: str | None, sector: str | None) -> None:

@@ -14,11 +14,24 @@ from kafka.structs import TopicPartition
 from monitor.app import group_of, kafka_config
 from monitor.clock import Clock
 from monitor.errors import Fatal, Retryable
-from monitor.records import Record
+from monitor.loops.holds import notice_of
+from monitor.records import Alert, Record
 from monitor.settings import Settings
 from monitor.store import Store, StoredAnchor
 
 From = Literal["earliest", "latest"]
+
+
+class Told(Record, frozen=True, kw_only=True):
+    """A receiver by its name: who heard of the refusal hears that it ended, whatever it wants to hear of otherwise."""
+
+    name: str
+
+    def wants(self, _alert: Alert, /) -> bool:
+        return False
+
+    def hears(self, _topic: str, _severity: str, /) -> bool:
+        return False
 
 
 class Accepted(Record, frozen=True, kw_only=True):
@@ -56,6 +69,7 @@ def accept(
     if not refused:
         which = topic if partition is None else f"{topic}/{partition}"
         raise Fatal(f"offsets accept: nothing of {which} is refused; `tapewatch offsets list` shows what is")
+    told = [Told(name=receiver.name) for receiver in settings.receivers]
     ids, starts = _ask(settings, topic, sorted({anchor.partition for anchor in refused}), start)
     accepted = []
     for anchor in refused:
@@ -67,6 +81,9 @@ def accept(
             start=starts[anchor.partition],
             now_ms=clock.now_ms(),
         )
+        with store.transaction() as transaction:
+            notice = notice_of(anchor, accepted_next=starts[anchor.partition], at_ms=clock.now_ms())
+            transaction.tell([notice], told, now_ms=clock.now_ms(), topic="operator")
         accepted.append(
             Accepted(
                 group=anchor.consumer_group,

@@ -8,8 +8,9 @@ one deadline. Proxies that the environment names are not used: they would go whe
 from __future__ import annotations
 
 import ssl
+import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ class WebhookReceiver:
                 allow_http=receiver.allow_http,
                 allow_private=receiver.allow_private,
                 allow_networks=receiver.allow_networks,
-                lookup=self._lookup,
+                lookup=lambda host, port: _in_time(self._lookup, host, port, deadline),
             )
         except Rejectable as err:
             return Answer(status=None, detail=str(err), refused=True)
@@ -169,6 +170,26 @@ class _Timed(httpcore2.NetworkStream):
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
+
+
+def _in_time(lookup: Lookup, host: str, port: int, deadline: Deadline) -> Sequence[str]:
+    """A resolver can't be told how long to try, so it is left behind. Raises TimeoutError, or what the lookup raised."""
+    found: list[Sequence[str] | Exception] = []
+
+    def ask() -> None:
+        try:
+            found.append(lookup(host, port))
+        except Exception as err:  # noqa: BLE001 - raised again below, where somebody waits for it
+            found.append(err)
+
+    thread = threading.Thread(target=ask, name="lookup", daemon=True)
+    thread.start()
+    thread.join(deadline.left_s())
+    if not found:
+        raise TimeoutError
+    if isinstance(found[0], Exception):
+        raise found[0]
+    return found[0]
 
 
 def _named(err: BaseException) -> str:

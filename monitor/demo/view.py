@@ -28,7 +28,9 @@ _INVISIBLE = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
 
 def render(data: Mapping[str, Any], *, event_type: str = "alert.opened") -> RenderableType:
-    """An open alert as a panel, a resolved one as a single line. `event_type` is the webhook's `type`."""
+    """An open alert as a panel; a resolved one, a digest or word about the service as a line. `event_type` is the webhook's `type`."""
+    if event_type.startswith("operator.") or event_type == "alert.digest":
+        return Text.assemble((f"{_plain(event_type)} ", "bold magenta"), _plain(data.get("brief", ""), LINE_CHARS_MAX))
     if event_type.endswith("resolved") or data.get("resolved_at"):
         return Text.assemble(("✔ resolved ", "green"), summary_line(data))
     title = "UPDATED" if event_type.endswith("updated") else "ALERT"
@@ -43,6 +45,8 @@ def render(data: Mapping[str, Any], *, event_type: str = "alert.opened") -> Rend
 
 def summary_line(data: Mapping[str, Any]) -> str:
     """The alert in one line of plain text, safe to write to a terminal; print it with `markup=False`."""
+    if "direction" not in data:
+        return _plain(data.get("brief", ""), LINE_CHARS_MAX)
     since = _time(data.get("opened_at"))
     until = f" to {_time(data['resolved_at'])}" if data.get("resolved_at") else ""
     return (

@@ -155,12 +155,11 @@ class KafkaSource:
             self._tell_held()
             return []
         except FencedInstanceIdError as err:
-            raise Fatal(
-                f"kafka.static_member {self._config.static_member}: another process joined group {self._group} under this "
-                "name, so this one must not go on; give each process a name of its own"
-            ) from err
+            raise self._replaced() from err
         except KafkaError as err:
             raise Retryable(f"kafka {self._config.bootstrap_servers}: {type(err).__name__}: {err}") from err
+        if self._config.static_member is not None and _is_fenced(self._consumer):
+            raise self._replaced()
         self._check_identities()
         with self._lock:
             started = set(self._started)
@@ -219,6 +218,8 @@ class KafkaSource:
             return
         try:
             self._consumer.commit({p: OffsetAndMetadata(offset, "", -1) for p, offset in ours.items()})
+        except FencedInstanceIdError as err:
+            raise self._replaced() from err
         except KafkaError as err:
             raise Retryable(f"kafka {self._config.bootstrap_servers}: commit: {type(err).__name__}: {err}") from err
 
@@ -264,6 +265,12 @@ class KafkaSource:
         listener = _Listener(self, consumer)
         consumer.subscribe(topics=self._topics, listener=listener)
         return consumer, listener
+
+    def _replaced(self) -> Fatal:
+        return Fatal(
+            f"kafka.static_member {self._config.static_member}: another process joined group {self._group} under this name, "
+            "so this one must not go on; give each process a name of its own"
+        )
 
     def _rejoin_if_stuck(self) -> None:
         """Begin anew with another consumer when the group's coordinator is not found for too long.
@@ -525,22 +532,16 @@ class KafkaSource:
 
 
 class KafkaSink:
-    """An idempotent producer that answers for every message: `flush` returns when all are acknowledged."""
+    """An idempotent producer that answers for every message: `flush` returns when all are acknowledged.
+
+    When it can't answer, what was sent since the last flush must be sent again: it begins anew with another producer then,
+    because one that lost its connection in the wrong moment may never go on (kafka-python 3.0.12).
+    """
 
     def __init__(self, config: KafkaConfig, *, flush_timeout_s: float = 30.0) -> None:
         self._config, self._flush_timeout_s = config, flush_timeout_s
         self._failed: list[BaseException] = []
-        self._producer = _connect(
-            lambda: kafka.KafkaProducer(
-                **config.client(),
-                enable_idempotence=True,
-                acks="all",
-                linger_ms=5,
-                batch_size=65_536,
-                max_block_ms=int(flush_timeout_s * 1_000),
-            ),
-            config,
-        )
+        self._producer: Any = self._join()
 
     def send(
         self,
@@ -557,24 +558,51 @@ class KafkaSink:
         an old stream would be deleted before anybody read them.
         """
         told = [*headers, (EVENT_HEADER, str(event_ms).encode())] if event_ms is not None else list(headers)
+        if self._producer is None:
+            self._producer = self._join()
         try:
             future = self._producer.send(topic, key=key, value=value, headers=told)
         except KafkaError as err:
+            self._begin_anew()
             raise Retryable(f"kafka {self._config.bootstrap_servers}: {topic}: {type(err).__name__}: {err}") from err
-        future.add_errback(self._failed.append)
+        future.add_errback(self._failed.append)  # of this producer: a later one has a list of its own
 
     def flush(self) -> None:
         """Raises Retryable unless everything sent since the last flush is acknowledged."""
+        if self._producer is None:
+            return
         try:
             self._producer.flush(timeout=self._flush_timeout_s)
         except KafkaError as err:
+            self._begin_anew()
             raise Retryable(f"kafka {self._config.bootstrap_servers}: {type(err).__name__}: {err}") from err
         if self._failed:
-            failed, self._failed = self._failed, []
+            failed = self._failed
+            self._begin_anew()
             raise Retryable(f"kafka {self._config.bootstrap_servers}: {len(failed)} not accepted: {failed[0]}")
 
     def close(self) -> None:
-        self._producer.close(timeout=self._flush_timeout_s)
+        if self._producer is not None:
+            self._producer.close(timeout=self._flush_timeout_s)
+
+    def _join(self) -> Any:
+        config = self._config
+        return _connect(
+            lambda: kafka.KafkaProducer(
+                **config.client(),
+                enable_idempotence=True,
+                acks="all",
+                linger_ms=5,
+                batch_size=65_536,
+                max_block_ms=int(self._flush_timeout_s * 1_000),
+            ),
+            config,
+        )
+
+    def _begin_anew(self) -> None:
+        """The next `send` makes a producer of its own; the old one may hang in closing, so nobody waits for it."""
+        stuck, self._producer, self._failed = self._producer, None, []
+        threading.Thread(target=_drop_producer, args=(stuck,), name="kafka-close", daemon=True).start()
 
 
 def ensure_topics(config: KafkaConfig, topics: Mapping[str, int], *, create: bool) -> None:
@@ -656,6 +684,17 @@ def _finish_join(consumer: Any) -> None:
     coordinator = consumer._coordinator
     if coordinator._join_task is not None and not coordinator.rejoin_needed:
         coordinator.request_rejoin()
+
+
+def _is_fenced(consumer: Any) -> bool:
+    """kafka-python 3.0.12 tells nobody when a static member was replaced: it stops its heartbeats and reads on."""
+    coordinator = consumer._coordinator
+    return bool(coordinator.stable() and not coordinator._heartbeat_enabled and not coordinator.rejoining)
+
+
+def _drop_producer(producer: Any) -> None:
+    with suppress(Exception):
+        producer.close(timeout=0)
 
 
 def _close_quietly(consumer: Any) -> None:

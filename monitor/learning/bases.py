@@ -74,7 +74,7 @@ def encoder_config(folder: Path) -> dict[str, Any]:
     """The encoder's architecture, small enough to travel with a run."""
     from transformers import AutoConfig
 
-    fields = AutoConfig.from_pretrained(str(folder)).to_diff_dict()
+    fields = AutoConfig.from_pretrained(str(folder)).to_diff_dict()  # a folder, nothing is downloaded  # nosec B615
     return {
         k: v for k, v in fields.items() if k not in {"architectures", "transformers_version", "dtype", "_name_or_path"}
     }
@@ -115,6 +115,7 @@ def _from_hub(base: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(base, allow_patterns=list(_HUB_FILES)))
+        # Named by whoever trains, and only files without code in them; the run keeps what was loaded.
+        return Path(snapshot_download(base, allow_patterns=list(_HUB_FILES)))  # nosec B615
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as err:
         raise Fatal(f"base {base}: neither a folder nor to be had from the hub: {type(err).__name__}") from err

@@ -55,7 +55,8 @@ def build_network(base: Path, spec: NetworkSpec, recipe: Recipe) -> Network:
     from transformers import AutoModel
 
     pooling = {"add_pooling_layer": False} if spec.encoder["model_type"] in {"bert", "mpnet", "roberta"} else {}
-    encoder = AutoModel.from_pretrained(str(base), attn_implementation="eager", dtype=torch.float32, **pooling)
+    options = {"attn_implementation": "eager", "dtype": torch.float32, **pooling}
+    encoder = AutoModel.from_pretrained(str(base), **options)  # a folder, nothing is downloaded  # nosec B615
     if recipe.peft.kind != "none":
         from peft import LoraConfig, get_peft_model
 

@@ -110,7 +110,8 @@ class FrozenEncoder:
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(tokens_max)
-        self._encoder = AutoModel.from_pretrained(str(folder), add_pooling_layer=False).eval()
+        encoder = AutoModel.from_pretrained(str(folder), add_pooling_layer=False)  # a folder on this disk  # nosec B615
+        self._encoder = encoder.eval()
         self._linear = _Linear(rows, *self._features(rows))
 
     def __call__(self, rows: Sequence[LabelledRow]) -> Answers:
@@ -179,7 +180,8 @@ def _by_source(features: Any, labelled: Sequence[tuple[int, str, str]]) -> dict[
     from sklearn.linear_model import LogisticRegression
 
     found = {}
-    for source in ["", *sorted({source for _, source, _ in labelled})]:
+    sources = sorted({source for _, source, _ in labelled})
+    for source in ["", *(sources if len(sources) > 1 else [])]:
         chosen = [(i, label) for i, of, label in labelled if source in ("", of)]
         if len({label for _, label in chosen}) > 1:
             model = LogisticRegression(C=4.0, max_iter=1_000)

@@ -16,7 +16,7 @@ _STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:68rem;margin:2rem 
 h1{font-size:1.6rem}h2{font-size:1.2rem;margin-top:2.2rem;border-top:2px solid #d8dee4;padding-top:.8rem}
 table{border-collapse:collapse;margin:.6rem 0 1.4rem;font-variant-numeric:tabular-nums}
 td,th{padding:.25rem .7rem;border-bottom:1px solid #d8dee4;text-align:right}
-th{font-weight:600;color:#57606a}td:first-child,th:first-child,td.text{text-align:left}td.text{max-width:34rem}
+th{font-weight:600;color:#57606a}td:first-child,th:first-child,td.text,th.text{text-align:left}td.text{max-width:34rem}
 .row{display:flex;flex-wrap:wrap;gap:2rem;align-items:flex-start}figure{margin:.6rem 0}
 figcaption,.note{color:#57606a;font-size:.9rem}text{fill:#57606a;font-size:10px}
 .good{color:#116329}.bad{color:#a40e26}.cell{border-radius:3px;padding:.1rem .5rem}
@@ -183,13 +183,14 @@ def _worst(worst: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _table(head: Sequence[str], lines: Sequence[Sequence[str]], *, text: int = -1) -> str:
+    heads = "".join(f"<th{' class=text' if i == text else ''}>{cell}</th>" for i, cell in enumerate(head))
     body = "".join(
         "<tr>"
         + "".join(f"<td{' class=text' if i == text else ''}>{cell}</td>" for i, cell in enumerate(line))
         + "</tr>"
         for line in lines
     )
-    return f"<table><tr>{''.join(f'<th>{cell}</th>' for cell in head)}</tr>{body}</table>"
+    return f"<table><tr>{heads}</tr>{body}</table>"
 
 
 def _number(value: float | None) -> str:

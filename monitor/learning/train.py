@@ -305,12 +305,12 @@ def _tokenizer(base: Path, recipe: Recipe) -> Tokenizer:
         raise Fatal(
             f"{path}: has {tokens} tokens, but the encoder of config.json knows {known}; it belongs to another model"
         )
+    tokenizer.no_padding()  # packaged tokenizers may pad as they come
     if len(tokenizer.encode("").ids) != 2:
         raise Fatal(f"{path}: must add one token before and one after a text, as encoders of the BERT family do")
     reads = int(config.get("max_position_embeddings", recipe.run.tokens_max))
     if recipe.run.tokens_max > reads:
         raise Fatal(f"run.tokens_max is {recipe.run.tokens_max}, but {base} reads at most {reads} tokens")
-    tokenizer.no_padding()
     tokenizer.enable_truncation(recipe.run.tokens_max)
     return tokenizer
 

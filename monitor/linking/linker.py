@@ -68,7 +68,8 @@ class Linker:
 
     def __init__(self, watchlist: Watchlist, policy: LinkPolicy | None = None) -> None:
         self._policy = policy or LinkPolicy()
-        self._symbols = {company.symbol.upper(): company.symbol for company in watchlist.companies}
+        former = {symbol.upper(): c.symbol for c in watchlist.companies for symbol in c.formerly}
+        self._symbols = former | {company.symbol.upper(): company.symbol for company in watchlist.companies}
         self._terms = ahocorasick.Automaton()
         for phrase in NOT_COMPANIES:
             self._terms.add_word(fold(phrase), _Term(fold(phrase), None, "", False, None))

@@ -1,9 +1,16 @@
-"""The watchlist: whom we watch and how they are called. CSV with `symbol,name,aliases,exchange,sector`, aliases by `|`."""
+"""The watchlist: whom we watch and how they are called. CSV with `symbol,name,aliases,exchange,sector`, aliases by `|`.
+
+The entity is the symbol. A company that was renamed, or has taken another over, keeps the symbols that it had in the
+optional column `formerly`, by `|`: texts that still name those are about it. What was known under an old symbol stays there
+and isn't merged: the new one begins with little record, which its alerts say, and alerts of the old one resolve when it falls
+silent.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -12,17 +19,19 @@ from monitor.linking.folding import fold
 from monitor.records import Record
 
 COLUMNS = ("symbol", "name", "aliases", "exchange", "sector")
+FORMERLY = "formerly"
 _COMPANIES_MAX, _ALIASES_MAX, _CHARS_MAX = 100_000, 50, 120
 
 
 class Company(Record, frozen=True, kw_only=True):
-    """One row; `extra` holds the columns that we don't know."""
+    """One row; `formerly` are symbols that it had; `extra` holds the columns that we don't know."""
 
     symbol: str
     name: str
     aliases: tuple[str, ...] = ()
     exchange: str = ""
     sector: str = ""
+    formerly: tuple[str, ...] = ()
     extra: dict[str, str] = {}
 
 
@@ -80,6 +89,7 @@ def load_watchlist(path: Path) -> Watchlist:
         if len(companies) > _COMPANIES_MAX:
             faults.append(f"{path}: more than {_COMPANIES_MAX} companies")
             break
+    faults += [f"{path}: {fault}" for fault in _renaming_faults(companies, lines)]
     if not companies and not faults:
         faults.append(f"{path}: no companies")
     if faults:
@@ -87,18 +97,42 @@ def load_watchlist(path: Path) -> Watchlist:
     return Watchlist(companies=tuple(companies), fingerprint=sha256(blob).hexdigest())
 
 
+def _renaming_faults(companies: Sequence[Company], lines: Mapping[str, int]) -> list[str]:
+    """A symbol means one company at a time."""
+    faults: list[str] = []
+    heirs: dict[str, str] = {}
+    for company in companies:
+        for symbol in company.formerly:
+            where = f"line {lines[company.symbol]}: formerly {symbol} of {company.symbol}"
+            if not _is_symbol(symbol):
+                faults.append(f"{where}: must be letters, digits, '.', '-', '_' or '^'")
+            elif symbol in lines:
+                faults.append(
+                    f"{where}: is still a company of its own in line {lines[symbol]}; remove that line or this"
+                )
+            elif heirs.setdefault(symbol, company.symbol) != company.symbol:
+                faults.append(f"{where}: is also {heirs[symbol]}'s; leave it to one of them")
+    return faults
+
+
+def _is_symbol(text: str) -> bool:
+    return bool(text) and all(c.isascii() and (c.isalnum() or c in ".-_^") for c in text)
+
+
 def _company(row: dict[str | None, str | None]) -> Company:
     def cell(name: str) -> str:
         return (row.get(name) or "").strip()
 
     aliases = tuple(alias.strip() for alias in cell("aliases").split("|") if alias.strip())
-    extra = {name: value or "" for name, value in row.items() if name is not None and name not in COLUMNS}
+    known = (*COLUMNS, FORMERLY)
+    extra = {name: value or "" for name, value in row.items() if name is not None and name not in known}
     return Company(
         symbol=cell("symbol"),
         name=cell("name"),
         aliases=aliases,
         exchange=cell("exchange"),
         sector=cell("sector"),
+        formerly=tuple(symbol.strip() for symbol in cell(FORMERLY).split("|") if symbol.strip()),
         extra=extra,
     )
 
@@ -107,7 +141,7 @@ def _row_faults(row: dict[str | None, str | None], company: Company) -> list[str
     faults = []
     if None in row:
         faults.append("more cells than columns; put quotes around a cell that holds a comma")
-    if not company.symbol or not all(c.isascii() and (c.isalnum() or c in ".-_^") for c in company.symbol):
+    if not _is_symbol(company.symbol):
         faults.append(f"symbol {company.symbol!r} must be letters, digits, '.', '-', '_' or '^'")
     if not company.name:
         faults.append(f"symbol {company.symbol}: name is empty")

@@ -55,6 +55,7 @@ from monitor.alerting import (
     step,
     surplus,
     tone_shift,
+    without_top,
 )
 from monitor.clock import to_rfc3339
 from monitor.errors import Fatal
@@ -96,7 +97,7 @@ HORIZON_MS = 24 * HOUR_MS
 MARKET_WINDOW_MS = 1000 * MARKET_S
 SILENT_AGAIN_MS = 6 * HOUR_MS
 TELLERS_MS = 4 * HOUR_MS
-STRANGERS_MAX = 0.6  # where nearly everybody is always new, newcomers can't be told apart
+STRANGERS_MAX = 0.5  # where nearly everybody is always new, newcomers can't be told apart
 FRESH_ENOUGH = 0.4  # a text with this share of new word pairs is a full voice
 QUOTE_CHARS_MAX = 240
 _CASHTAG = re.compile(r"\$[A-Za-z]")
@@ -134,9 +135,9 @@ class WatchPolicy:
 
     @property
     def reach_back_ms(self) -> int:
-        """How far before the watermark stored mentions must be read back: the longest window, the stories that decided who had
-        room at its beginning, and the novelty horizon before those."""
-        return 2 * HORIZON_MS + TELLERS_MS + self.bucket_ms
+        """How far before the watermark stored mentions must be read back: the longest window, the 28 hours of stories that
+        decided who had room at its beginning, and the novelty horizon before those."""
+        return 3 * HORIZON_MS + TELLERS_MS + self.bucket_ms
 
 
 @dataclass(slots=True, kw_only=True)
@@ -404,7 +405,7 @@ class PartitionCore:
             for channel, ear in list(entity.ears.items()):
                 ear.novelty.forget_before(at_ms - HORIZON_MS)
                 ear.sums.expire(at_ms)
-                if not len(ear.novelty) and not ear.sums.stories:
+                if not len(ear.novelty) and not ear.sums.stories and ear.tellers.forget_before(at_ms):
                     del entity.ears[channel]
 
     # Folding.
@@ -462,14 +463,16 @@ class PartitionCore:
             ear = entity.ears[mention.channel] = _Ear(self._lengths_ms, self._novelty, self._chorus)
         at_ms, author, channel = mention.published_at_ms, mention.author, mention.channel
         share = self._shares.hear(at_ms, channel, mention.source)
-        newcomer = author is not None and self._newcomers.hear(at_ms, author)
-        strangers = self._strangers.hear(at_ms, channel, "new" if newcomer else "known")
+        newcomer, strangers = False, 0.0
+        if author is not None:
+            newcomer = self._newcomers.hear(at_ms, author)
+            strangers = self._strangers.hear(at_ms, channel, "new" if newcomer else "known")
         heard, fresh, spoken, crowd = ear.novelty.hear(at_ms, mention.text, author, None)
         copy = heard.root is not heard
         echo = newcomer and ear.chorus.is_echo(mention.text, copy=copy, crowd=crowd, spoken=spoken)
         total_u, decisive, first = 0, False, False
         if not copy:
-            told = ear.tellers.hear(at_ms, mention.source, newcomer)
+            told = ear.tellers.hear(at_ms, mention.source, newcomer=newcomer, echo=echo)
             room = _room(told, own=self._rules.voices, share=share, strangers=strangers if newcomer else None)
             decisive = not newcomer and self._is_decisive(mention)
             if decisive:
@@ -888,14 +891,22 @@ class PartitionCore:
             for story in inside
             if isinstance(story.mention, ScoredMention)
         ]
+        threshold = min(needed, signal.score)
+
+        def again(kept: Voices) -> float:
+            return self._score_of(kept, signal, channel)
+
         why = reasons(
-            said,
-            direction=signal.direction,
-            score=lambda kept: self._score_of(kept, signal, channel),
-            threshold=min(needed, signal.score),
-            stories_max=own.life.stories_max,
-            top_authors=own.life.top_authors,
+            said, direction=signal.direction, score=again, threshold=threshold, stories_max=own.life.stories_max
         )
+        authors, loudest = (
+            without_top(said, name=name_of, top=top, fires=lambda kept: again(kept) >= threshold)
+            for name_of, top in (
+                (lambda each: each.mention.author, own.life.top_authors),
+                (lambda each: each.mention.source, own.life.top_sources),
+            )
+        )
+        brigade = ear.chorus.brigade
         raw_n = sum(each.copies for each in said)
         sources = self._sources[channel]
         names = {each.mention.source for each in said}
@@ -954,9 +965,13 @@ class PartitionCore:
                 "sources": len(names),
                 "source_quality": round(weight.quality, 3),
                 "novelty": round(weight.novelty, 3),
-                "authors": why.authors,
-                "top_author_share": why.top_author_share,
-                "fires_without_top_authors": why.fires_without_top_authors,
+                "authors": authors.known,
+                "top_author_share": authors.share,
+                "fires_without_top_authors": authors.fires,
+                "top_sources": list(loudest.names),
+                "top_source_share": loudest.share,
+                "fires_without_top_sources": loudest.fires,
+                "brigade_accounts": brigade.accounts if brigade is not None else 0,
                 "budget_per_day": own.budget.false_alerts_per_day,
             },
         )
@@ -1027,11 +1042,15 @@ class PartitionCore:
 
 def _room(told: Told, *, own: VoiceRules, share: float, strangers: float | None) -> float:
     """How many voices its source has left, and where the author is new, how many all newcomers have: see VoiceRules."""
-    room = own.source_cap / max(1.0 - share, 1e-6) - told.same_source
+
+    def left(cap: float, usual: float, others: int, same: int) -> float:
+        return (cap + usual * others) / max(1.0 - usual, 1e-6) - same
+
+    room = left(own.source_cap, share, told.by_other_sources, told.same_source)
     if strangers is not None:
         usual = min(strangers, STRANGERS_MAX)
-        many = (own.newcomer_cap + usual * told.by_others) / (1.0 - usual) - told.by_newcomers
-        few = (own.newcomer_cap + usual * told.by_others_h) / (1.0 - usual) - told.by_newcomers_h
+        many = left(own.newcomer_cap, usual, told.by_others, told.by_newcomers) + told.newcomers_before / 6
+        few = left(own.newcomer_cap, usual, told.by_others_h, told.by_newcomers_h) + told.newcomers_before / 24
         room = min(room, many, few)
     return room
 

@@ -128,10 +128,11 @@ class DeliverLoop:
         seen: Callable[[str], None] = lambda _beat: None,
         count: Callable[[Outcome], None] = lambda _outcome: None,
         oldest_s: Callable[[float], None] = lambda _seconds: None,
+        trouble: Callable[[str | None], None] = lambda _what: None,
     ) -> None:
         self._store, self._receivers, self._clock, self._policy = store, receivers, clock, policy
         self._owner, self._rng, self._seen, self._count = owner, rng, seen, count
-        self._oldest_s = oldest_s
+        self._oldest_s, self._trouble = oldest_s, trouble
 
     def turn(self, receiver: Receiver, stop: threading.Event | None = None) -> int:
         """Send what is due; returns how many tries were made. Raises Retryable when the database is not there.
@@ -203,9 +204,12 @@ class DeliverLoop:
             try:
                 sent = self.turn(receiver, stop)
                 self._seen(f"receiver {receiver.name}")
+                if sent:
+                    self._trouble(None)
                 waited_s = 0.5
             except Retryable as err:
                 self._seen(f"receiver {receiver.name}")  # waiting for the database is being alive
+                self._trouble(str(err))
                 log.warning("deliver.retry", receiver=receiver.name, error=str(err), wait_s=waited_s)
                 stop.wait(waited_s)
                 waited_s = min(30.0, waited_s * 2)

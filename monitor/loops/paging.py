@@ -10,20 +10,22 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 import structlog
 
-from monitor.alerting import Hours, Message, Pager, PagerState, Rules, Settled, Silence, Step, Verdict
+from monitor.alerting import Hours, KeeperState, Message, Pager, PagerState, Rules, Settled, Silence, Step, Verdict
+from monitor.alerting.silence_states import troubles
 from monitor.alerting.silences import DAYS
 from monitor.clock import Clock
 from monitor.errors import Fatal, Fenced
 from monitor.records import AlertTransition
-from monitor.store import StoredMark, StoredSilence
+from monitor.store import PAGER, WATCHKEEPER, StoredMark, StoredSilence
 from monitor.telemetry import Metrics
 
 log = structlog.get_logger()
+T = TypeVar("T")
 
 
 class WaitingStep(Protocol):
@@ -47,8 +49,8 @@ class Store(Protocol):
     """Where steps wait, and what the desk has said."""
 
     def partition_marks(self, topic: str) -> Sequence[StoredMark]: ...
-    def waiting_steps(self, until_ms: int) -> Sequence[WaitingStep]: ...
-    def paging_state(self) -> tuple[int, bytes]: ...
+    def waiting_steps(self, until_ms: int, *, limit: int) -> Sequence[WaitingStep]: ...
+    def paging_state(self, keeper: int) -> tuple[int, bytes]: ...
     def silences(self, *, ended_before_ms: int | None = None) -> Sequence[StoredSilence]: ...
     def acknowledged(self, alert_ids: Collection[str]) -> Mapping[str, str]: ...
     def transaction(self) -> AbstractContextManager[Transaction]: ...
@@ -56,9 +58,10 @@ class Store(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PagingPolicy:
-    """`bucket_ms`: event time is complete only up to the last closed bucket."""
+    """`bucket_ms`: event time is complete only up to the last closed bucket. A turn takes at most `steps_max` steps."""
 
     every_s: float = 1.0
+    steps_max: int = 2_000
     bucket_ms: int = 60_000
 
 
@@ -119,10 +122,16 @@ class Paging:
 
     def _decide(self, reached_ms: int) -> int:
         """Gather, decide, apply."""
-        version, blob = self._store.paging_state()
-        state = _state(blob) if version else PagerState()
+        version, blob = self._store.paging_state(PAGER)
+        state = _decoded(blob, PagerState) if version else PagerState()
         pager = Pager(rules=self._rules, sectors=self._sectors, state=state)
-        steps = self._store.waiting_steps(reached_ms)
+        steps = list(self._store.waiting_steps(reached_ms, limit=self._policy.steps_max))
+        if len(steps) >= self._policy.steps_max:
+            # There may be more: no further than what was read, and of its last moment nothing but when it is all there is.
+            last_ms = steps[-1].transition.at_ms
+            reached_ms = last_ms - 1
+            steps = [step for step in steps if step.transition.at_ms < last_ms] or steps
+            self._next_s = 0.0
         due_ms = pager.due_ms()
         if not steps and (due_ms is None or due_ms > reached_ms):
             return 0
@@ -134,18 +143,33 @@ class Paging:
             acknowledged=self._store.acknowledged(open_alerts),
         )
         now_ms = self._clock.now_ms()
+        messages = self._with_health(told.messages)
         with self._store.transaction() as transaction:
             transaction.save_paging(expected=version, state=msgspec.msgpack.encode(pager.state))
             transaction.settle(told.settled, now_ms=now_ms)
-            transaction.tell(told.messages, self._receivers, now_ms=now_ms)
+            transaction.tell(messages, self._receivers, now_ms=now_ms)
         for message in told.messages:
             self._metrics.count("paging_messages_total", label=str(message.reason))
             log.info("page.told", page=message.page, change=message.event, reason=message.reason)
         for settled in told.settled:
-            if settled.verdict is not Verdict.TOLD:
+            if settled.verdict not in {Verdict.TOLD, Verdict.PENDING}:
                 self._metrics.count("paging_silent_total", label=str(settled.reason))
                 log.info("page.silent", alert=settled.alert, reason=settled.reason, silence=settled.silence)
         return len(told.messages)
+
+    def _with_health(self, messages: Sequence[Message]) -> list[Message]:
+        """What was wrong with the service when an alert was told stands beside it: lag, dead feeds, degraded scoring."""
+        if not messages:
+            return []
+        version, blob = self._store.paging_state(WATCHKEEPER)
+        shown = troubles(_decoded(blob, KeeperState)) if version else []
+        if not shown:
+            return list(messages)
+        replace = msgspec.structs.replace
+        return [
+            replace(m, alert=replace(m.alert, details={**m.alert.details, "health": shown})) if m.alert else m
+            for m in messages
+        ]
 
 
 def silence_of(row: StoredSilence) -> Silence:
@@ -172,8 +196,8 @@ def silence_of(row: StoredSilence) -> Silence:
     )
 
 
-def _state(blob: bytes) -> PagerState:
+def _decoded(blob: bytes, kind: type[T]) -> T:
     try:
-        return msgspec.msgpack.decode(blob, type=PagerState)
+        return msgspec.msgpack.decode(blob, type=kind)
     except msgspec.MsgspecError as err:
         raise Fatal(f"stored state of the pager can't be read: {err}; was it written by a newer version?") from err

@@ -139,9 +139,10 @@ class ScoreLoop:
         seen: Callable[[str], None] = lambda _beat: None,
         metrics: Metrics | None = None,
         attempts: AttemptGuard | None = None,
+        trouble: Callable[[str | None], None] = lambda _what: None,
     ) -> None:
         self._source, self._sink, self._reader, self._judge = source, sink, reader, judge
-        self._attempts = attempts
+        self._attempts, self._trouble = attempts, trouble
         self._clock, self._policy, self._seen = clock, policy, seen
         self._metrics = metrics or Metrics()
         self._offsets = OffsetTracker()
@@ -151,9 +152,8 @@ class ScoreLoop:
         self._running: deque[_Running] = deque()
         self._model = ThreadPoolExecutor(policy.batches_in_flight, thread_name_prefix="model")
         self._paused = False
-        self._committed_s = (
-            clock.monotonic_s()
-        )  # intervals never by the wall clock: set back, it would stop us for as long
+        # Intervals never by the wall clock: set back, it would stop us for as long.
+        self._committed_s = clock.monotonic_s()
         self._lag = LagGauge(clock, self._metrics)
         self.counts = ScoreCounts()
 
@@ -173,10 +173,12 @@ class ScoreLoop:
         waited_s = 0.5
         while not stop.is_set():
             try:
-                self.turn()
+                if self.turn():
+                    self._trouble(None)
                 waited_s = 0.5
             except Retryable as err:
                 self._metrics.count("retries_total")
+                self._trouble(str(err))
                 log.warning("score.retry", error=str(err), wait_s=waited_s)
                 stop.wait(err.retry_after_s or waited_s)
                 waited_s = min(30.0, waited_s * 2)

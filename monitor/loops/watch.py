@@ -23,11 +23,12 @@ from monitor.loops.core import Fate, Outcome, PartitionCore
 from monitor.loops.lag import LagGauge
 from monitor.loops.offsets import Partition
 from monitor.loops.score import Message
-from monitor.records import AlertTransition, DeadLetter, ScoredMention, Suppression
+from monitor.records import AlertTransition, DeadLetter, Notice, ScoredMention, Suppression
 from monitor.telemetry import Metrics
 
 log = structlog.get_logger()
 ORIGIN_HEADER = "origin"
+ENGINE_HEADER = "engine"
 
 
 class Source(Protocol):
@@ -72,6 +73,19 @@ class Transaction(Protocol):
     def save_entity_states(self, states: Mapping[str, bytes], *, partition: int, at_ms: int) -> None: ...
     def record_transitions(self, transitions: Iterable[AlertTransition]) -> int: ...
     def keep_suppressions(self, suppressions: Iterable[Suppression]) -> None: ...
+    def keep_notices(self, notices: Iterable[Notice]) -> None: ...
+    def note_heard(self, mentions: Iterable[ScoredMention], partition: int, *, now_ms: int) -> None: ...
+    def note_intake(
+        self,
+        topic: str,
+        partition: int,
+        *,
+        now_ms: int,
+        mentions: int = 0,
+        abstained: int = 0,
+        other_engine: int = 0,
+        dead_letters: int = 0,
+    ) -> None: ...
     def keep_dead_letter(self, letter: DeadLetter) -> None: ...
 
 
@@ -92,6 +106,12 @@ class Pages(Protocol):
     def turn(self, *, hurry: bool = False) -> int: ...
 
 
+class Watchkeeper(Protocol):
+    """Tells operators of dead feeds, lag and degraded scoring; see watchkeeping.py."""
+
+    def turn(self, lag: Callable[[], Mapping[Partition, int]], settled: Mapping[str, int] | None) -> int: ...
+
+
 class CoreFactory(Protocol):
     """Makes a core: an empty one, or the one that the database remembers."""
 
@@ -110,12 +130,13 @@ class CoreFactory(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchLoopPolicy:
-    """`idle_tick_s`: how often event time is moved on in a partition in which nobody speaks.
+    """`idle_tick_s`: how often event time is moved on in a partition in which nobody speaks. `engine`: what score is to run on.
 
     A purge takes at most `purge_rows_max` rows of a table, so that it never holds the database for long; when that was
     not all, it goes on after `purge_again_s`.
     """
 
+    engine: str = "cpu"
     batch_mentions_max: int = 1_000
     poll_ms: int = 200
     idle_tick_s: float = 5.0
@@ -152,6 +173,8 @@ class _Change:
     outcome: Outcome
     mentions: list[ScoredMention]
     late: set[str]
+    early: set[str]
+    other_engine: int
     letters: list[DeadLetter]
 
 
@@ -165,24 +188,27 @@ class WatchLoop:
         store: Store,
         cores: CoreFactory,
         paging: Pages | None = None,
+        watchkeeping: Watchkeeper | None = None,
         topic_mentions: str,
         clock: Clock,
         policy: WatchLoopPolicy,
         seen: Callable[[str], None] = lambda _beat: None,
         metrics: Metrics | None = None,
         upstream: Callable[[], Mapping[str, int]] | None = None,
+        trouble: Callable[[str | None], None] = lambda _what: None,
     ) -> None:
         """`upstream`: raw partition → wall time (ms) until which all its mentions are in our topic; see `_idle`."""
         self._source, self._store, self._cores = source, store, cores
-        self._paging, self._topic = paging, topic_mentions
+        self._paging, self._watchkeeping, self._topic = paging, watchkeeping, topic_mentions
         self._clock, self._policy, self._seen = clock, policy, seen
         self._metrics = metrics or Metrics()
-        self._upstream = upstream
+        self._upstream, self._trouble = upstream, trouble
         self._settled: Mapping[str, int] = {}
         self._purge_at_s = 0.0
         self._steps = WallSteps(clock)
         self._lag = LagGauge(clock, self._metrics)
         self._owned: dict[Partition, _Owned] = {}
+        self._reported: dict[tuple[str, str, int], int] = {}
         self.counts = WatchCounts()
 
     def turn(self) -> int:
@@ -203,6 +229,8 @@ class WatchLoop:
             raise failures[0]
         if self._paging is not None:
             self._paging.turn(hurry=self.counts.transitions > stepped)
+        if self._watchkeeping is not None:
+            self._watchkeeping.turn(self._source.lag, self._settled if self._upstream is not None else None)
         self._purge()
         self._lag.measure(self._source.lag)
         return len(messages)
@@ -224,10 +252,12 @@ class WatchLoop:
         waited_s = 0.5
         while not stop.is_set():
             try:
-                self.turn()
+                if self.turn():
+                    self._trouble(None)  # a turn in which nothing was to be done has mended nothing
                 waited_s = 0.5
             except Retryable as err:
                 self._metrics.count("retries_total")
+                self._trouble(str(err))
                 log.warning("watch.retry", error=str(err), wait_s=waited_s)
                 stop.wait(err.retry_after_s or waited_s)
                 waited_s = min(30.0, waited_s * 2)
@@ -262,7 +292,11 @@ class WatchLoop:
         now_ms, steady_ms = self._steps.latest_ms(), round(1000 * self._clock.monotonic_s())
         fresh, letters = self._gather(batch)
         owned.core.settle(self._settled)
-        fates = {m.id: owned.core.take(m, origin=origin, now_ms=now_ms, steady_ms=steady_ms) for m, origin in fresh}
+        fates = {
+            m.id: owned.core.take(m, origin=_header(message, ORIGIN_HEADER), now_ms=now_ms, steady_ms=steady_ms)
+            for m, message in fresh
+        }
+        engines = [_header(message, ENGINE_HEADER) for _, message in fresh]
         silent_until_ms = self._silent_until_ms(steady_ms)
         if batch:
             outcome = owned.core.advance()
@@ -282,6 +316,8 @@ class WatchLoop:
                 outcome=outcome,
                 mentions=[m for m, _ in fresh],
                 late={key for key, fate in fates.items() if fate is not Fate.FOLDED},
+                early={key for key, fate in fates.items() if fate is Fate.FUTURE},
+                other_engine=sum(engine not in {"", self._policy.engine} for engine in engines),
                 letters=letters,
             ),
         )
@@ -291,8 +327,11 @@ class WatchLoop:
         self.counts.transitions += len(outcome.transitions)
         for fate in fates.values():
             self._metrics.count("watch_mentions_total", label=str(fate))
+        self._report_clocks([(m, fates[m.id]) for m, _ in fresh if fates[m.id] in (Fate.LATE, Fate.FUTURE)], now_ms)
         for transition in outcome.transitions:
             self._metrics.count("watch_transitions_total", label=transition.change)
+        for notice in outcome.notices:
+            self._report(notice)
         self._source.commit({partition: following})
         if batch:
             log.debug("watch.batch", partition=partition[1], mentions=len(fresh), transitions=len(outcome.transitions))
@@ -304,6 +343,32 @@ class WatchLoop:
                 kind=transition.alert.kind,
                 direction=transition.alert.direction,
                 reason=transition.reason,
+            )
+
+    def _report_clocks(self, off: Sequence[tuple[ScoredMention, Fate]], now_ms: int) -> None:
+        """Which sources came late or ahead of their time, and by how much: one line a source and batch."""
+        by_source: dict[tuple[str, Fate], list[int]] = {}
+        for mention, fate in off:
+            by_source.setdefault((mention.source, fate), []).append(mention.published_at_ms - now_ms)
+        for (source, fate), ahead_ms in sorted(by_source.items()):
+            middle_s = round(sorted(ahead_ms)[len(ahead_ms) // 2] / 1000)
+            log.warning("watch.off_time", source=source[:80], fate=str(fate), count=len(ahead_ms), ahead_s=middle_s)
+
+    def _report(self, notice: Notice) -> None:
+        """Count what is new of a brigade, and tell its beginning."""
+        key = (notice.entity, notice.channel, notice.since_ms)
+        before = self._reported.get(key, 0)
+        self._reported = {key: notice.accounts, **{k: v for k, v in self._reported.items() if k[:2] != key[:2]}}
+        self._metrics.count("watch_brigade_accounts_total", max(notice.accounts - before, 0))
+        if not before:
+            self._metrics.count("watch_brigades_total")
+            log.warning(
+                "watch.brigade",
+                entity=notice.entity,
+                channel=notice.channel,
+                accounts=notice.accounts,
+                voices=notice.voices,
+                document=notice.document,
             )
 
     def _apply(self, partition: Partition, owned: _Owned, change: _Change) -> None:
@@ -323,14 +388,26 @@ class WatchLoop:
             transaction.save_entity_states(change.outcome.entity_states, partition=partition[1], at_ms=now_ms)
             transaction.record_transitions(change.outcome.transitions)
             transaction.keep_suppressions(change.outcome.suppressed)
+            transaction.keep_notices(change.outcome.notices)
+            transaction.note_heard(
+                [m for m in change.mentions if m.id not in change.early], partition[1], now_ms=now_ms
+            )
+            transaction.note_intake(
+                *partition,
+                now_ms=now_ms,
+                mentions=len(change.mentions),
+                abstained=sum(m.abstained for m in change.mentions),
+                other_engine=change.other_engine,
+                dead_letters=len(change.letters),
+            )
         self._seen("database")
         self._metrics.observe("watch_transaction_seconds", self._clock.monotonic_s() - started_s)
         if owned.core.watermark_ms is not None:
             self._metrics.gauge("watch_watermark_seconds", owned.core.watermark_ms / 1000, label=str(partition[1]))
 
-    def _gather(self, batch: list[Message]) -> tuple[list[tuple[ScoredMention, str]], list[DeadLetter]]:
+    def _gather(self, batch: list[Message]) -> tuple[list[tuple[ScoredMention, Message]], list[DeadLetter]]:
         """Decode, leave out what is stored or twice in the batch, quarantine what is no mention."""
-        decoded: dict[str, tuple[ScoredMention, str]] = {}
+        decoded: dict[str, tuple[ScoredMention, Message]] = {}
         letters = []
         for message in batch:
             try:
@@ -341,7 +418,7 @@ class WatchLoop:
             if mention.id in decoded:
                 self.counts.duplicates += 1
                 self._metrics.count("watch_duplicates_total")
-            decoded.setdefault(mention.id, (mention, _origin(message)))
+            decoded.setdefault(mention.id, (mention, message))
         known = self._store.known_mentions(decoded.keys()) if decoded else set()
         self.counts.duplicates += len(known)
         self._metrics.count("watch_duplicates_total", len(known))
@@ -375,6 +452,7 @@ class WatchLoop:
             transaction.advance_offset(*partition, expected=stored, following=following, watermark_ms=None, state=b"")
             for message in fresh:
                 transaction.keep_dead_letter(decode_letter(message, self._clock.now_ms()))
+            transaction.note_intake(*partition, now_ms=self._clock.now_ms(), dead_letters=len(fresh))
         self.counts.dead_letters += len(fresh)
         self._metrics.count("watch_dead_letters_total", len(fresh))
         self._source.commit({partition: following})
@@ -427,9 +505,9 @@ def _letter(message: Message, err: Rejectable, now_ms: int) -> DeadLetter:
     )
 
 
-def _origin(message: Message) -> str:
-    """The raw partition that the mention came from: event time is as far as the slowest of them."""
-    return next((value.decode("utf-8", "replace") for name, value in message.headers if name == ORIGIN_HEADER), "")
+def _header(message: Message, wanted: str) -> str:
+    """The raw partition that a mention came from, by which event time is as far as the slowest; the engine that judged it."""
+    return next((value.decode("utf-8", "replace") for name, value in message.headers if name == wanted), "")
 
 
 def _changed(outcome: Outcome) -> bool:

@@ -9,16 +9,21 @@ from monitor.store.rows import (
     StoredDeadLetter,
     StoredDecision,
     StoredDelivery,
+    StoredFeedHour,
     StoredMark,
+    StoredOperatorAlert,
     StoredPartition,
+    StoredShares,
     StoredSilence,
     StoredTransition,
     WaitingStep,
 )
 from monitor.store.store import Store
-from monitor.store.watching import WatchTransaction, delivery_id
+from monitor.store.watching import PAGER, WATCHKEEPER, WatchTransaction, delivery_id
 
 __all__ = [
+    "PAGER",
+    "WATCHKEEPER",
     "ClaimedDelivery",
     "Counts",
     "ReceiverState",
@@ -28,8 +33,11 @@ __all__ = [
     "StoredDeadLetter",
     "StoredDecision",
     "StoredDelivery",
+    "StoredFeedHour",
     "StoredMark",
+    "StoredOperatorAlert",
     "StoredPartition",
+    "StoredShares",
     "StoredSilence",
     "StoredTransition",
     "WaitingStep",

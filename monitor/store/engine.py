@@ -9,7 +9,7 @@ Row contents never reach an error text: parameters are hidden, and messages that
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url
 
 from monitor.errors import Fatal, Fenced, Retryable, TapewatchError
+from monitor.store.patience import PatientConnection
 
 SQLITE_BUSY_MS = 10_000
 WRITING = {"tapewatch_writes": True}
@@ -40,7 +41,7 @@ def engine_for(url: str) -> Engine:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
-    return create_engine(
+    engine = create_engine(
         parsed,
         hide_parameters=True,
         pool_pre_ping=True,
@@ -53,6 +54,8 @@ def engine_for(url: str) -> Engine:
             "options": _POSTGRES_OPTIONS,
         },
     )
+    event.listen(engine, "do_connect", _connect_patiently)
+    return engine
 
 
 @contextmanager
@@ -94,6 +97,10 @@ def _parse(url: str) -> URL:
     if not folder.is_dir():
         raise Fatal(f"database.url: folder {folder} does not exist; create it or name another")
     return parsed
+
+
+def _connect_patiently(_dialect: Any, _record: Any, arguments: Sequence[Any], options: Mapping[str, Any]) -> Any:
+    return PatientConnection.connect(*arguments, **options)
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:

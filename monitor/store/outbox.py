@@ -57,7 +57,8 @@ class Outbox(ABC):
             .where(
                 o.receiver == receiver,
                 o.status == "pending",
-                o.next_attempt_at_ms <= now_ms,
+                # What was never tried is due whatever the clock says: one that was set back must not hold it for as long.
+                or_(o.attempts == 0, o.next_attempt_at_ms <= now_ms),
                 or_(o.lease_until_ms.is_(None), o.lease_until_ms <= now_ms),
                 ~blocked,
             )

@@ -13,9 +13,7 @@ from sqlalchemy import Connection, insert, or_, select, update
 from monitor.records import Alert, AlertKind, AlertTransition, Direction, Suppression
 from monitor.store import tables as t
 from monitor.store.rows import StoredDecision, StoredMark, StoredSilence, WaitingStep, storable
-from monitor.store.watching import chunks, upsert
-
-STEPS_MAX = 2_000
+from monitor.store.watching import PAGER, chunks, upsert
 
 
 class Paging(ABC):
@@ -36,7 +34,7 @@ class Paging(ABC):
             )
             return [StoredMark(**row._mapping) for row in rows]
 
-    def waiting_steps(self, until_ms: int) -> list[WaitingStep]:
+    def waiting_steps(self, until_ms: int, *, limit: int = 2_000) -> list[WaitingStep]:
         """Steps of alerts up to this moment of event time that nobody has decided about, oldest first."""
         d, s = t.paging_decisions.c, t.alert_transitions.c
         wanted = (
@@ -44,7 +42,7 @@ class Paging(ABC):
             .join(t.alert_transitions, (s.alert_id == d.alert_id) & (s.sequence == d.sequence))
             .where(d.verdict == "waiting", d.at_ms <= until_ms)
             .order_by(d.at_ms, d.alert_id, d.sequence)
-            .limit(STEPS_MAX)
+            .limit(limit)
         )
         with self._reading("reading steps") as connection:
             rows = connection.execute(wanted).all()
@@ -61,10 +59,11 @@ class Paging(ABC):
             for row in rows
         ]
 
-    def paging_state(self) -> tuple[int, bytes]:
-        """The pager's state and its version; version 0: there is none yet."""
+    def paging_state(self, keeper: int = PAGER) -> tuple[int, bytes]:
+        """The pager's state and its version, or another keeper's; version 0: there is none yet."""
+        p = t.paging_state.c
         with self._reading("reading the pager's state") as connection:
-            row = connection.execute(select(t.paging_state.c.version, t.paging_state.c.state)).one_or_none()
+            row = connection.execute(select(p.version, p.state).where(p.id == keeper)).one_or_none()
         return (row.version, row.state) if row is not None else (0, b"")
 
     def decisions(self, alert_id: str) -> list[StoredDecision]:

@@ -68,6 +68,17 @@ class PageMessage(Protocol):
     def body(self) -> Mapping[str, Any] | None: ...
 
 
+class OperatorAlert(PageMessage, Protocol):
+    """A message about a trouble of the service itself."""
+
+    @property
+    def trouble(self) -> str: ...
+    @property
+    def subject(self) -> str: ...
+    @property
+    def reason(self) -> str: ...
+
+
 class Decision(Protocol):
     """What became of a step of an alert."""
 
@@ -147,6 +158,38 @@ class StoredMark(Record, frozen=True, kw_only=True):
     partition: int
     next: int
     watermark_ms: int | None
+
+
+class StoredFeedHour(Record, frozen=True, kw_only=True):
+    """Mentions of one source in one hour of event time; the newest of them, and when that was heard."""
+
+    channel: Channel
+    source: str
+    hour: int
+    mentions: int
+    newest_ms: int
+    seen_at_ms: int
+
+
+class StoredShares(Record, frozen=True, kw_only=True):
+    """Sums over a stretch of wall time."""
+
+    mentions: int
+    abstained: int
+    other_engine: int
+    dead_letters: int
+
+
+class StoredOperatorAlert(Record, frozen=True, kw_only=True):
+    """A step of a trouble of the service itself."""
+
+    id: str
+    sequence: int
+    trouble: str
+    subject: str
+    change: str
+    reason: str
+    at_ms: int
 
 
 class StoredDecision(Record, frozen=True, kw_only=True):

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 import msgspec
 from sqlalchemy import Connection, Engine, delete, select, update
 
-from monitor.records import Alert, DeadLetter, Place, ScoredMention
+from monitor.records import Alert, DeadLetter, Notice, Place, ScoredMention
 from monitor.store import tables as t
 from monitor.store.anchors import TopicAnchors
 from monitor.store.attempts import Attempts
 from monitor.store.engine import WRITING, engine_for, translated
+from monitor.store.health import Health
 from monitor.store.migrate import migrate
 from monitor.store.outbox import Outbox
 from monitor.store.paging import Paging
@@ -22,7 +23,7 @@ from monitor.store.watching import WatchTransaction, chunks, count
 _Headers = tuple[tuple[str, bytes], ...]
 
 
-class Store(Outbox, Paging, Attempts, TopicAnchors):
+class Store(Outbox, Attempts, TopicAnchors, Paging, Health):
     """Opened once a process; safe to use from several threads. Raises Retryable, Fenced or Fatal."""
 
     def __init__(self, engine: Engine) -> None:
@@ -120,6 +121,15 @@ class Store(Outbox, Paging, Attempts, TopicAnchors):
         with self._reading("reading buckets") as connection:
             return [StoredBucket(**row._mapping) for row in connection.execute(wanted)]
 
+    def notices(self, *, limit: int = 100, entity: str | None = None) -> list[Notice]:
+        """The latest first."""
+        n = t.notices.c
+        wanted = select(n.payload).order_by(n.last_ms.desc(), n.entity, n.channel).limit(limit)
+        if entity is not None:
+            wanted = wanted.where(n.entity == entity)
+        with self._reading("reading notices") as connection:
+            return [msgspec.json.decode(blob, type=Notice) for blob in connection.execute(wanted).scalars()]
+
     # Dead letters.
 
     def dead_letters(
@@ -176,12 +186,13 @@ class Store(Outbox, Paging, Attempts, TopicAnchors):
             )
 
     def purge(self, before_ms: int, *, rows_max: int = 10_000) -> int:
-        """Forget mentions and buckets that are older, at most `rows_max` of each; alerts are kept. Returns how many."""
+        """Forget mentions, buckets and suppressions that are older, at most `rows_max` of each; alerts are kept. Returns how many."""
         gone = 0
         with self._writing("purging") as connection:
             for table, key, time in (
                 (t.mentions, t.mentions.c.id, t.mentions.c.published_at_ms),
                 (t.buckets, t.buckets.c.start_ms, t.buckets.c.start_ms),
+                (t.suppressions, t.suppressions.c.at_ms, t.suppressions.c.at_ms),
             ):
                 old = select(key).where(time < before_ms).order_by(time).limit(rows_max)
                 gone += connection.execute(delete(table).where(key.in_(old.scalar_subquery()))).rowcount

@@ -164,7 +164,7 @@ paging_decisions = Table(
     ForeignKeyConstraint(
         ["alert_id", "sequence"], ["alert_transitions.alert_id", "alert_transitions.sequence"], ondelete="CASCADE"
     ),
-    CheckConstraint("verdict IN ('waiting', 'told', 'digested', 'silent')", name="verdict"),
+    CheckConstraint("verdict IN ('waiting', 'pending', 'told', 'digested', 'silent')", name="verdict"),
     Index(None, "verdict", "at_ms"),
 )
 
@@ -218,6 +218,61 @@ suppressions = Table(
     Column("score", Float, nullable=False),
     Column("needed", Float, nullable=False),
     Column("voices", Float, nullable=False),
+    Index(None, "at_ms"),
+)
+
+notices = Table(
+    "notices",
+    metadata,
+    Column("kind", Text, primary_key=True),
+    Column("entity", Text, primary_key=True),
+    Column("channel", Text, primary_key=True),
+    Column("since_ms", BigInteger, primary_key=True, autoincrement=False),
+    Column("last_ms", BigInteger, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+    Index(None, "last_ms"),
+)
+
+# What was heard of each source: mentions by hour of event time, and when the newest came. Per partition, so that no two
+# processes write the same row.
+feed_hours = Table(
+    "feed_hours",
+    metadata,
+    Column("partition", Integer, primary_key=True, autoincrement=False),
+    Column("channel", Text, primary_key=True),
+    Column("source", Text, primary_key=True),
+    Column("hour", BigInteger, primary_key=True, autoincrement=False),
+    Column("mentions", BigInteger, nullable=False),
+    Column("newest_ms", BigInteger, nullable=False),
+    Column("seen_at_ms", BigInteger, nullable=False),
+    Index(None, "hour"),
+)
+
+# How results came in, in slots of five minutes of wall time.
+intake_slots = Table(
+    "intake_slots",
+    metadata,
+    Column("topic", Text, primary_key=True),
+    Column("partition", Integer, primary_key=True, autoincrement=False),
+    Column("slot_ms", BigInteger, primary_key=True, autoincrement=False),
+    Column("mentions", BigInteger, nullable=False),
+    Column("abstained", BigInteger, nullable=False),
+    Column("other_engine", BigInteger, nullable=False),
+    Column("dead_letters", BigInteger, nullable=False),
+    Index(None, "slot_ms"),
+)
+
+operator_alerts = Table(
+    "operator_alerts",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("sequence", Integer, primary_key=True, autoincrement=False),
+    Column("trouble", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("change", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
     Index(None, "at_ms"),
 )
 

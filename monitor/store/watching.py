@@ -8,19 +8,21 @@ from hashlib import sha256
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import Connection, Table, func, select, update
+from sqlalchemy import Connection, Table, case, func, select, update
 from sqlalchemy.dialects.postgresql import Insert as PostgresInsert
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import Insert as SqliteInsert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from monitor.errors import Fenced
-from monitor.records import AlertTransition, DeadLetter, ScoredMention, Suppression
+from monitor.records import AlertTransition, DeadLetter, Notice, ScoredMention, Suppression
 from monitor.store import tables as t
 from monitor.store.engine import is_postgres
-from monitor.store.rows import Bucket, Decision, PageMessage, Subscriber, Topic, storable
+from monitor.store.rows import Bucket, Decision, OperatorAlert, PageMessage, Subscriber, Topic, storable
 
 T = TypeVar("T")
+PAGER, WATCHKEEPER = 1, 2  # whose state a row of paging_state is
+SLOT_MS = 300_000
 CHUNK = 500  # values in one IN (…)
 _BUCKET_SUMS = ("raw_n", "effective_n", "negative", "neutral", "positive", "polarity_sum", "polarity_sq_sum")
 _BUCKET_COLUMNS = ("entity", "channel", "start_ms", *_BUCKET_SUMS)
@@ -109,6 +111,23 @@ class WatchTransaction:
             replace = upsert(self._connection, t.entity_states, ("entity",), ("partition", "state", "updated_at_ms"))
             self._connection.execute(replace, rows)
 
+    def keep_notices(self, notices: Iterable[Notice]) -> None:
+        """What the operator is told of; a later state of the same replaces the earlier."""
+        rows = [
+            {
+                "kind": notice.kind,
+                "entity": notice.entity,
+                "channel": notice.channel,
+                "since_ms": notice.since_ms,
+                "last_ms": notice.last_ms,
+                "payload": msgspec.json.encode(notice),
+            }
+            for notice in notices
+        ]
+        if rows:
+            keys = ("kind", "entity", "channel", "since_ms")
+            self._connection.execute(upsert(self._connection, t.notices, keys, ("last_ms", "payload")), rows)
+
     def record_transitions(self, transitions: Iterable[AlertTransition]) -> int:
         """Keep each step of an alert's life; the pager then decides who is to hear of it.
 
@@ -122,21 +141,102 @@ class WatchTransaction:
         if rows:
             self._connection.execute(insert(self._connection, t.suppressions).on_conflict_do_nothing(), rows)
 
-    def save_paging(self, *, expected: int, state: bytes) -> None:
-        """Compare-and-swap of the pager's state; `expected` 0: there is none yet. Call it first: it takes the row's lock.
+    def save_paging(self, *, expected: int, state: bytes, keeper: int = PAGER) -> None:
+        """Compare-and-swap of the pager's state, or of another keeper's; `expected` 0: there is none yet. Call it first: it
+        takes the row's lock.
 
         Raises Fenced when another process has paged meanwhile: roll back and read again.
         """
         state_of = t.paging_state.c
         values = {"version": expected + 1, "state": state}
         if expected == 0:
-            first = insert(self._connection, t.paging_state).values(id=1, **values)
+            first = insert(self._connection, t.paging_state).values(id=keeper, **values)
             moved = self._connection.execute(first.on_conflict_do_nothing().returning(state_of.id)).all()
         else:
-            swap = update(t.paging_state).where(state_of.version == expected)
+            swap = update(t.paging_state).where(state_of.id == keeper, state_of.version == expected)
             moved = self._connection.execute(swap.values(**values).returning(state_of.id)).all()
         if len(moved) != 1:
             raise Fenced(f"paging: version is no longer {expected}; another process has paged")
+
+    def note_heard(self, mentions: Iterable[ScoredMention], partition: int, *, now_ms: int) -> None:
+        """What was heard of each source: counted by hour of event time. Call it with new mentions only."""
+        heard: dict[tuple[str, str, int], list[int]] = {}
+        for mention in mentions:
+            key = (str(mention.channel), storable(mention.source), mention.published_at_ms // 3_600_000)
+            row = heard.setdefault(key, [0, 0])
+            row[0] += 1
+            row[1] = max(row[1], mention.published_at_ms)
+        rows = [
+            {
+                "partition": partition,
+                "channel": channel,
+                "source": source,
+                "hour": hour,
+                "mentions": count,
+                "newest_ms": newest_ms,
+                "seen_at_ms": now_ms,
+            }
+            for (channel, source, hour), (count, newest_ms) in sorted(heard.items())
+        ]
+        if not rows:
+            return
+        statement = insert(self._connection, t.feed_hours)
+        known, fresh = t.feed_hours.c, statement.excluded
+        newer = fresh.newest_ms >= known.newest_ms
+        statement = statement.on_conflict_do_update(
+            index_elements=["partition", "channel", "source", "hour"],
+            set_={
+                "mentions": known.mentions + fresh.mentions,
+                "newest_ms": case((newer, fresh.newest_ms), else_=known.newest_ms),
+                "seen_at_ms": case((newer, fresh.seen_at_ms), else_=known.seen_at_ms),
+            },
+        )
+        self._connection.execute(statement, rows)
+
+    def note_intake(
+        self,
+        topic: str,
+        partition: int,
+        *,
+        now_ms: int,
+        mentions: int = 0,
+        abstained: int = 0,
+        other_engine: int = 0,
+        dead_letters: int = 0,
+    ) -> None:
+        """How results came in, in slots of wall time."""
+        counts = {
+            "mentions": mentions,
+            "abstained": abstained,
+            "other_engine": other_engine,
+            "dead_letters": dead_letters,
+        }
+        if not any(counts.values()):
+            return
+        statement = insert(self._connection, t.intake_slots)
+        statement = statement.on_conflict_do_update(
+            index_elements=["topic", "partition", "slot_ms"],
+            set_={name: t.intake_slots.c[name] + statement.excluded[name] for name in counts},
+        )
+        row = {"topic": topic, "partition": partition, "slot_ms": now_ms - now_ms % SLOT_MS, **counts}
+        self._connection.execute(statement, row)
+
+    def keep_operator_alerts(self, messages: Iterable[OperatorAlert]) -> None:
+        """Each step of a trouble, kept for ever."""
+        for message in messages:
+            self._connection.execute(
+                t.operator_alerts.insert(),
+                {
+                    "id": message.page,
+                    "sequence": message.sequence,
+                    "trouble": message.trouble,
+                    "subject": storable(message.subject),
+                    "change": message.change,
+                    "reason": str(message.reason),
+                    "at_ms": message.at_ms,
+                    "payload": msgspec.json.encode(message.body),
+                },
+            )
 
     def settle(self, decisions: Iterable[Decision], *, now_ms: int) -> None:
         """What became of steps of alerts."""

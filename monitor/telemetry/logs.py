@@ -64,8 +64,11 @@ class Bounded:
             return value
         if isinstance(value, str):
             return self.text(value)
-        if depth < _DEPTH_MAX and isinstance(value, Mapping):
+        nested = isinstance(value, Mapping | Sequence | Set) and not isinstance(value, bytes | bytearray)
+        if nested and depth == _DEPTH_MAX:
+            return "…"  # not even as text: whoever builds that deep may build exponentially
+        if isinstance(value, Mapping):
             return {self.text(str(k)): self._value(v, depth + 1) for k, v in islice(value.items(), _ITEMS_MAX)}
-        if depth < _DEPTH_MAX and isinstance(value, Sequence | Set) and not isinstance(value, bytes | bytearray):
+        if nested:
             return [self._value(item, depth + 1) for item in islice(value, _ITEMS_MAX)]
         return self.text(str(value))

@@ -8,6 +8,7 @@ from typing import Literal, TypeVar
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 _LABEL_VALUES_MAX = 64
+_LABEL_CHARS_MAX = 120
 M = TypeVar("M", Counter, Gauge, Histogram)
 
 
@@ -41,6 +42,12 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric(name="watch_dead_letters_total", kind="counter", meaning="Dead letters written to their table."),
     Metric(name="watch_transitions_total", kind="counter", meaning="Steps of alerts' lives.", label="change"),
     Metric(
+        name="watch_brigades_total",
+        kind="counter",
+        meaning="Brigades that began: many new accounts saying nearly the same.",
+    ),
+    Metric(name="watch_brigade_accounts_total", kind="counter", meaning="Accounts that took part in brigades."),
+    Metric(
         name="watch_transaction_seconds",
         kind="histogram",
         meaning="Time of one database transaction.",
@@ -51,6 +58,12 @@ CATALOGUE: tuple[Metric, ...] = (
     ),
     Metric(name="paging_messages_total", kind="counter", meaning="Messages decided on, by why.", label="reason"),
     Metric(name="paging_silent_total", kind="counter", meaning="Steps of alerts not told, by why.", label="reason"),
+    Metric(
+        name="operator_troubles",
+        kind="gauge",
+        meaning="Dead feeds, lag and degraded scoring that operators were told of and that last.",
+        label="trouble",
+    ),
     Metric(name="deliver_attempts_total", kind="counter", meaning="Webhook tries, by outcome.", label="outcome"),
     Metric(name="deliver_oldest_pending_seconds", kind="gauge", meaning="Age of the oldest delivery that waits."),
     Metric(name="lag_messages", kind="gauge", meaning="Messages between our position and the end.", label="partition"),
@@ -95,6 +108,7 @@ class Metrics:
         assert (metric.label is None) == (label is None), f"{name}: label {metric.label!r} and value {label!r}"
         if label is None:
             return made
+        label = label[:_LABEL_CHARS_MAX]
         seen = self._values.setdefault(name, set())
         if label not in seen and len(seen) >= _LABEL_VALUES_MAX:
             label = "other"  # input can't blow up the number of series

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from monitor.clock import Clock
+from monitor.clock import Clock, WallSteps
 from monitor.errors import Fatal
 from monitor.telemetry.health import Health
 from monitor.telemetry.metrics import Metrics
@@ -19,10 +19,11 @@ class TelemetryServer:
 
     def __init__(self, *, host: str, port: int, key: str, metrics: Metrics, health: Health, clock: Clock) -> None:
         """`key` names the setting, for the error when the port is taken."""
+        steps = WallSteps(clock)
         routes: dict[str, Callable[[], tuple[int, str, bytes]]] = {
             "/metrics": lambda: (200, "text/plain; version=0.0.4; charset=utf-8", metrics.exposition()),
-            "/healthz": lambda: _answer(health, clock, alive_only=True),
-            "/readyz": lambda: _answer(health, clock, alive_only=False),
+            "/healthz": lambda: _answer(health, clock, steps, alive_only=True),
+            "/readyz": lambda: _answer(health, clock, steps, alive_only=False),
         }
         try:
             self._server = ThreadingHTTPServer((host, port), _handler(routes))
@@ -39,10 +40,19 @@ class TelemetryServer:
         self._thread.join()
 
 
-def _answer(health: Health, clock: Clock, *, alive_only: bool) -> tuple[int, str, bytes]:
-    now_s = clock.monotonic_s()
+def _answer(health: Health, clock: Clock, steps: WallSteps, *, alive_only: bool) -> tuple[int, str, bytes]:
+    now_s, step_s = clock.monotonic_s(), steps.step_s()
     faults = health.faults(now_s, alive_only=alive_only)
-    body = {"ok": not faults, "faults": faults, "seconds_since": health.ages_s(now_s)}
+    if step_s and not alive_only:
+        faults.append(
+            f"clock: the wall clock was set by {step_s:+.0f} s while we run; if that is right, it is believed in an hour"
+        )
+    body = {
+        "ok": not faults,
+        "faults": faults,
+        "degraded": health.degraded,
+        "seconds_since": health.ages_s(now_s),
+    }
     return (503 if faults else 200), "application/json", json.dumps(body).encode()
 
 

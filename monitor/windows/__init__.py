@@ -1,7 +1,7 @@
 """Event time: watermarks, near-duplicate memory, choruses, buckets and sliding windows. Pure: no clock, no I/O, no logging.
 
 Promises: the result depends on which mentions came within the lateness, never on their order; one very late or future
-record moves nothing; a restart that reads `2 × horizon` of mentions back continues exactly. Knows nothing of alerts.
+record moves nothing; a restart that reads the horizons of what decided back (see `WatchPolicy.reach_back_ms`) continues exactly. Knows nothing of alerts.
 """
 
 from monitor.windows.buckets import BucketRow, bucket_start_ms

@@ -95,12 +95,14 @@ class Watermark:
             steady_ms = now_ms
         state = self._origins.get(origin)
         if state is None:
-            state = self._origins[origin] = _Origin(event_ms, steady_ms)
+            state = self._origins[origin] = _Origin(event_ms if now_ms is None else min(event_ms, now_ms), steady_ms)
         state.seen_at_ms = steady_ms
         value_ms = self._value_ms
         late = value_ms is not None and event_ms < value_ms - value_ms % floor_ms
-        if event_ms >= state.newest_ms:
-            state.newest_ms = event_ms
+        # A source whose clock is ahead must not make those that keep time late: nothing is newer than now.
+        newest_ms = event_ms if now_ms is None else min(event_ms, now_ms)
+        if newest_ms >= state.newest_ms:
+            state.newest_ms = newest_ms
             self._advance(idle=self._idle(steady_ms) if steady_ms is not None else ())
         return Arrival.LATE if late else Arrival.ON_TIME
 

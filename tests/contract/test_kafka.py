@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +12,7 @@ from pathlib import Path
 import kafka
 import pytest
 from kafka.admin import KafkaAdminClient
+from kafka.errors import KafkaTimeoutError
 from kafka.future import Future
 from kafka.structs import TopicPartition
 
@@ -397,3 +398,97 @@ def test_a_broker_that_is_away_lets_nobody_get_further() -> None:
     )
     progress = GroupProgress(config, group="g", topics=["t"], clock=ManualClock(1_000))
     assert progress() == {}
+
+
+def owned(sources: Sequence[KafkaSource], enough: Callable[[list[int]], bool], polls_max: int = 600) -> None:
+    """Poll all of them in turn until the sizes of their assignments are as wanted."""
+    for _ in range(polls_max):
+        for source in sources:
+            source.poll(100, 20)
+        if enough([len(source.assignment()) for source in sources]):
+            return
+    pytest.fail(f"assignments are {[source.assignment() for source in sources]}")
+
+
+def test_a_second_process_takes_its_share_and_nothing_else(config: KafkaConfig, topic: str) -> None:
+    """Cooperative: partitions move one by one, and those that stay are never taken away."""
+    first = KafkaSource(config, topics=[topic], group=f"g-{topic}")
+    owned([first], lambda sizes: sizes == [2])
+    second = KafkaSource(config, topics=[topic], group=f"g-{topic}")
+    owned([first, second], lambda sizes: sizes == [1, 1], polls_max=3_000)
+    assert len(first.lost()) == 1, "the other one was never taken away"
+    for source in (first, second):
+        source.close()
+
+
+@pytest.mark.kafka
+def test_a_static_member_that_comes_back_keeps_its_own(apache_kafka: ApacheKafka) -> None:
+    """One that dies and comes back within its session disturbs nobody. (The embedded broker knows no static members.)"""
+    config = KafkaConfig(bootstrap_servers=apache_kafka.bootstrap_servers, session_timeout_ms=20_000)
+    topic = f"t-{uuid.uuid4().hex[:8]}"
+    ensure_topics(config, {topic: 2}, create=True)
+
+    def member(name: str) -> KafkaSource:
+        return KafkaSource(replace(config, static_member=f"{topic}-{name}"), topics=[topic], group=f"g-{topic}")
+
+    first = member("a")
+    owned([first], lambda sizes: sizes == [2])
+    second = member("b")
+    owned([first, second], lambda sizes: sizes == [1, 1])
+    assert len(first.lost()) == 1
+    kept, theirs = first.assignment(), second.assignment()
+    second.close()  # as a crash: a static member does not say goodbye
+    again = member("b")
+    owned([first, again], lambda sizes: sizes == [1, 1])
+    assert (first.lost(), first.assignment()) == ([], kept)
+    assert again.assignment() == theirs
+    for source in (first, again):
+        source.close()
+
+
+@pytest.mark.kafka
+def test_a_member_whose_name_another_process_took_stops(apache_kafka: ApacheKafka) -> None:
+    """It was stopped past its session and replaced: it must not read on as if nothing had been."""
+    config = KafkaConfig(
+        bootstrap_servers=apache_kafka.bootstrap_servers, session_timeout_ms=6_000, static_member="only"
+    )
+    topic = f"t-{uuid.uuid4().hex[:8]}"
+    ensure_topics(config, {topic: 1}, create=True)
+    zombie = KafkaSource(config, topics=[topic], group=f"g-{topic}")
+    owned([zombie], lambda sizes: sizes == [1])
+    replacement = KafkaSource(config, topics=[topic], group=f"g-{topic}")
+    owned([replacement], lambda sizes: sizes == [1])
+    with pytest.raises(Fatal, match=r"kafka.static_member only: another process"):
+        for _ in range(300):
+            zombie.poll(100, 50)
+    for source in (replacement, zombie):
+        source.close()
+
+
+def test_a_sink_that_was_not_answered_begins_anew(
+    config: KafkaConfig, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was sent since the last answer must be sent again; a producer that does not answer is not asked twice."""
+    sink = KafkaSink(config)
+    sink.send(topic, key=b"k", value=b"0")
+    sink.flush()
+    answers = kafka.KafkaProducer.flush
+    silent = iter([KafkaTimeoutError("nobody answers")])
+
+    def flush(producer: kafka.KafkaProducer, timeout: float | None = None) -> None:
+        for error in silent:
+            raise error
+        answers(producer, timeout)
+
+    monkeypatch.setattr(kafka.KafkaProducer, "flush", flush)
+    sink.send(topic, key=b"k", value=b"1")
+    with pytest.raises(Retryable, match="nobody answers"):
+        sink.flush()
+    sink.flush()  # nothing was sent since
+    sink.send(topic, key=b"k", value=b"1")
+    sink.flush()
+    sink.close()
+    source = KafkaSource(config, topics=[topic], group=f"g-{topic}")
+    seen = read_until(source, lambda seen: {m.value for m in seen} >= {b"0", b"1"})
+    source.close()
+    assert seen[0].value == b"0"

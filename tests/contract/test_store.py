@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -14,8 +15,8 @@ from sqlalchemy import text
 
 from monitor.alerting import PageReason, Settled, Verdict
 from monitor.errors import Fatal, Fenced
-from monitor.records import Alert, AlertTransition, DeadLetter, Document, LinkedEntity, Place, Suppression
-from monitor.store import ReceiverState, Store
+from monitor.records import Alert, AlertTransition, DeadLetter, Document, LinkedEntity, Notice, Place, Suppression
+from monitor.store import WATCHKEEPER, ReceiverState, Store
 from monitor.store.migrate import VERSION_TABLE
 from monitor.store.tables import metadata
 from tests.builders import judged, told
@@ -179,6 +180,15 @@ def test_a_lease_that_ran_out_is_taken_over_with_the_same_id(store: Store) -> No
     assert store.mark_delivered(again[0].id, owner="two", now_ms=210)
 
 
+def test_what_was_never_tried_is_due_although_the_clock_was_set_back(store: Store) -> None:
+    """Otherwise the alerts of the last minutes would wait until the clock is there again."""
+    with store.transaction() as t:
+        t.tell(told([transition("opened", 1)]), [Desk()], now_ms=3_600_000)
+    (claimed,) = store.claim_deliveries("desk", owner="one", now_ms=10, lease_ms=100, limit=5)
+    store.retry_later(claimed.id, owner="one", next_attempt_at_ms=500, error="failed")
+    assert store.claim_deliveries("desk", owner="one", now_ms=20, lease_ms=100, limit=5) == [], "a retry has its time"
+
+
 def test_a_receiver_that_is_gone_is_left_alone_until_somebody_retries(store: Store) -> None:
     with store.transaction() as t:
         t.tell(told([transition("opened", 1)]), [Desk()], now_ms=0)
@@ -339,3 +349,60 @@ def test_why_nothing_was_opened_is_kept_once(store: Store) -> None:
             t.keep_suppressions([noted])
     assert store.suppressions(entity="X") == [noted]
     assert store.suppressions(entity="Y") == []
+
+
+def test_a_notice_is_replaced_by_its_later_state(store: Store) -> None:
+    first = Notice(
+        kind="brigade",
+        entity="X",
+        channel="social",
+        since_ms=5,
+        last_ms=9,
+        accounts=40,
+        voices=2.5,
+        document="s:1",
+        text="sell",
+    )
+    later = msgspec.structs.replace(first, last_ms=20, accounts=90)
+    other = msgspec.structs.replace(first, since_ms=900, last_ms=950)
+    for notices in ([first], [later, other], [later], []):
+        with store.transaction() as transaction:
+            transaction.keep_notices(notices)
+    assert store.notices() == [other, later]
+    assert store.notices(entity="Y") == []
+    assert store.notices(limit=1) == [other]
+
+
+def test_what_was_heard_is_counted_by_source_and_hour_over_all_partitions(store: Store) -> None:
+    hour = 3_600_000
+    for partition, mentions in ((0, [mention(1, 5), mention(2, hour + 7)]), (1, [mention(3, 9)]), (0, [mention(4, 3)])):
+        with store.transaction() as t:
+            t.note_heard(mentions, partition, now_ms=100 + partition)
+    first, second = store.feed_hours(0)
+    assert (first.channel, first.source, first.hour, first.mentions, first.newest_ms) == ("news", "s", 0, 3, 9)
+    assert (second.hour, second.mentions, second.newest_ms, second.seen_at_ms) == (1, 1, hour + 7, 100)
+    assert store.newest_heard_hour() == 1
+    assert [row.hour for row in store.feed_hours(1)] == [1]
+    assert store.forget_health(before_hour=1, before_ms=0) == 2
+
+
+def test_how_results_came_in_is_counted_in_slots(store: Store) -> None:
+    for now_ms, poor in ((10, 1), (299_999, 2), (300_000, 4)):
+        with store.transaction() as t:
+            t.note_intake("mentions", 0, now_ms=now_ms, mentions=10, abstained=poor)
+    with store.transaction() as t:
+        t.note_intake("dead-letters", 0, now_ms=20, dead_letters=5)
+    whole = store.intake_shares(0, 300_000)
+    assert (whole.mentions, whole.abstained, whole.other_engine, whole.dead_letters) == (20, 3, 0, 5)
+    assert store.intake_shares(300_000, 600_000).abstained == 4
+    assert store.intake_shares(600_000, 900_000).mentions == 0
+
+
+def test_keepers_have_states_of_their_own(store: Store) -> None:
+    with store.transaction() as t:
+        t.save_paging(expected=0, state=b"pager")
+        t.save_paging(expected=0, state=b"watch", keeper=WATCHKEEPER)
+    with store.transaction() as t:
+        t.save_paging(expected=1, state=b"watch2", keeper=WATCHKEEPER)
+    assert store.paging_state() == (1, b"pager")
+    assert store.paging_state(WATCHKEEPER) == (2, b"watch2")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import ipaddress
 import socket
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,18 @@ def test_a_receiver_that_hangs_or_drips_ends_with_the_limit_and_is_a_failure(beh
         answer = send(server)
     assert answer == Answer(status=None, detail=f"127.0.0.1: no answer within {LIMIT_S} s")
     assert _outcome(answer) is Outcome.UNREACHABLE
+
+
+def test_a_resolver_that_hangs_is_left_behind() -> None:
+    release = threading.Event()
+
+    def lookup(_host: str, _port: int) -> list[str]:
+        release.wait()
+        return []
+
+    answer = WebhookReceiver(receiver("https://hook.example/"), lookup=lookup).send("m1", b"{}", now_s=1)
+    release.set()
+    assert answer == Answer(status=None, detail="receiver host hook.example: no address (TimeoutError)")
 
 
 def test_a_body_that_drips_for_ever_is_left_and_the_status_counts() -> None:

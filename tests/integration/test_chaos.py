@@ -1,7 +1,14 @@
 """Nothing lost, nothing twice: a short run of `tapewatch chaos`; `make chaos` is the long one."""
 
+import random
+from contextlib import ExitStack
+
+import pytest
+
 from monitor.chaos import ChaosPlan, Told, judge, run_chaos
 from monitor.cli import CONFIGS
+from tests.chaos.__main__ import start_world
+from tests.chaos.faults import FaultPlan, Faults
 
 
 def test_roles_that_are_killed_lose_and_double_nothing() -> None:
@@ -11,10 +18,34 @@ def test_roles_that_are_killed_lose_and_double_nothing() -> None:
     assert findings.sound, findings
 
 
+@pytest.mark.kafka
+def test_faults_of_broker_network_and_database_lose_and_double_nothing() -> None:
+    """Two processes of a role, one of them stopped past its session, connections cut in every way, commits lost."""
+    kinds = ("process_stalled", "commits_cut", "broker_connections_reset", "partitions_added", "database_killed")
+    with ExitStack() as stack:
+        world, names = start_world(stack)
+        plan = FaultPlan(every=1, kinds=kinds, away_s=3.0, stall_s=(3.0, 5.0), sleep_s=9.0)
+        faults = Faults(world, plan, random.Random(1))
+        stack.callback(faults.finish)
+        world.database.create("chaos")
+        findings = run_chaos(
+            CONFIGS / "demo.toml",
+            ChaosPlan(kills=6, seed=5, processes=2, static=True, documents_per_second=40.0, pause_s=(1.0, 3.0)),
+            bootstrap_servers=f"127.0.0.1:{world.broker_proxy.port}",
+            database_url=world.database.url("chaos", port=world.database_proxy.port),
+            disturb=faults,
+            mended=faults.finish,
+            environment=names,
+        )
+    assert findings.kills == 6
+    assert sum(findings.faults.values()) >= 2
+    assert findings.sound, findings
+
+
 def told(mentions: str, *, raw: float = 1.0, alerts: str = "", letters: int = 0) -> Told:
     return Told(
         mentions=frozenset(mentions),
-        dead_letters=frozenset(("t", 0, number) for number in range(letters)),
+        dead_letters=frozenset(str(number) for number in range(letters)),
         buckets={("AAA", "news", 0): (raw, 1.0)},
         alerts=frozenset(alerts),
     )

@@ -31,7 +31,17 @@ def test_the_demo_fires_where_something_happened_and_loses_nothing() -> None:
     assert summary.dead_letters == truth.malformed
     assert summary.deliveries == len(deliveries)
     opened = [data for kind, data in deliveries if kind == "alert.opened"]
-    assert len(opened) == summary.alerts, "every alert reaches the analyst once"
+    pages = [(data["id"], *(m["id"] for m in data["details"].get("group", {}).get("members", ()))) for data in opened]
+    joined = [
+        member["id"]
+        for kind, data in deliveries
+        if kind == "alert.updated"
+        for member in data["details"].get("group", {}).get("members", ())
+    ]
+    assert len({data["id"] for data in opened}) == len(opened), "a page opens once"
+    assert len({each for page in pages for each in page} | set(joined)) == summary.alerts, (
+        "every alert reaches the analyst"
+    )
     for entity, direction in truth.fires.items():
         assert any(data["entity"] == entity and data["direction"] == direction for data in opened), entity
     assert all(data["evidence"] for data in opened)

@@ -53,9 +53,12 @@ class Service:
         with self.log_file.open("wb") as out:
             self.process = subprocess.Popen(command, env=environ, stdout=out, stderr=out)
 
-    def configure(self, extra: str = "") -> None:
+    def configure(self, extra: str = "", *, service: str = "") -> None:
         ports = "\n".join(f"[{role}]\ntelemetry_port = {port}" for role, port in self.ports.items())
         self.config.write_text(f"""
+[service]
+watchdog_s = 10
+{service}
 [kafka]
 bootstrap_servers = "{self.broker.bootstrap_servers}"
 session_timeout_ms = 6000
@@ -140,7 +143,7 @@ def test_a_service_is_ready_restarted_reloaded_and_drained_and_shows_no_secret(s
     assert service.logged("role.ended", role="watch", exit_code=-9)
 
     # A bad configuration is refused with its faults, and nobody restarts for it.
-    service.configure('[service]\ndrain = "soon"\n')
+    service.configure(service='drain = "soon"')
     service.process.send_signal(signal.SIGHUP)
     service.until(lambda: service.logged("reload.refused"), "the refusal")
     assert any("service.drain: unknown key" in fault for fault in service.logged("reload.refused")[0]["faults"])
@@ -154,6 +157,13 @@ def test_a_service_is_ready_restarted_reloaded_and_drained_and_shows_no_secret(s
     service.until(lambda: len(service.logged("reload.begun")) == 3, "all roles")
     service.until(lambda: all('"ok": true' in service.shown(r, "/readyz") for r in service.ports), "ready again")
     assert len(service.logged("role.ended")) == 1
+
+    # A role that hangs, alive as a process and silent, is killed and started again.
+    pid = service.logged("role.started", role="deliver")[-1]["pid"]
+    os.kill(int(pid), signal.SIGSTOP)
+    service.until(lambda: service.logged("role.hung", role="deliver"), "the watchdog")
+    service.until(lambda: service.logged("role.started", role="deliver")[-1]["pid"] != pid, "deliver again")
+    service.until(lambda: '"ok": true' in service.shown("deliver", "/readyz"), "deliver ready again")
 
     # SIGTERM in the middle of a load: everything ends in order and in time.
     feeder = threading.Thread(target=feed, args=(service,))

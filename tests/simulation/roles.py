@@ -102,13 +102,19 @@ class Process:
         self.alive, self.busy = True, False
 
     def turn(self) -> int:
+        return self._guarded(self._turn)
+
+    def _guarded(self, act: Callable[[], int]) -> int:
         self.busy = True
         try:
-            return self._turn()
+            return act()
         except Retryable as err:
             self.world.note(f"    {self.name}: retry: {err}")
         except Crash as crash:
             self.world.note(f"    {self.name}: died at {crash}")
+            self.alive = False
+        except Exception as err:  # noqa: BLE001 - whatever it is, it is a fault of ours: the run tells it and goes on
+            self.world.surprises.append(f"{self.name} ended with {type(err).__name__}: {err}")
             self.alive = False
         finally:
             self.busy = False
@@ -146,14 +152,12 @@ class ScoreProcess(Process):
         return self.loop.turn()
 
     def stop(self) -> None:
-        self.busy = True
-        try:
+        def drain() -> int:
             self.loop.drain(5.0)
-        except Retryable as err:
-            self.world.note(f"    {self.name}: not drained: {err}")
-        except Crash as crash:
-            self.world.note(f"    {self.name}: died in its drain at {crash}")
-        self.alive = self.busy = False
+            return 0
+
+        self._guarded(drain)
+        self.alive = False
 
 
 class WatchProcess(Process):

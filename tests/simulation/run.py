@@ -216,6 +216,7 @@ class Simulation:
         if not findings.sound:
             self.problems.append(f"not sound: {findings}")
         self._judge_deliveries()
+        self.problems += self.world.surprises
         return Report(
             seed=self.seed,
             steps=steps,

@@ -76,6 +76,7 @@ class World:
         self.faulty = True
         self.happened: Counter[str] = Counter()
         self.trace: deque[str] = deque(maxlen=TRACE_LINES)
+        self.surprises: list[str] = []
         self.in_transaction = False
         self.jumps = 0
         self._nested = False

@@ -51,6 +51,7 @@ PURE = (
     "delivery/outbox.py",
     "alerting/levels.py",
     "alerting/paging.py",
+    "alerting/silence_states.py",
     "alerting/silences.py",
     "alerting/sources.py",
     "alerting/brief.py",

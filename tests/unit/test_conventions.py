@@ -12,7 +12,7 @@ import pytest
 from exporters.errors import ExportError
 from exporters.graph import export_graph
 from exporters.network import Network, empty_encoder, load_run, output_names
-from exporters.parity import check_parity
+from exporters.parity import _alike, check_parity
 from monitor.errors import Fatal
 from monitor.intake import clean
 from monitor.learning.rows import LabelledMention, LabelledRow
@@ -158,3 +158,11 @@ def test_a_head_whose_name_is_no_identifier_is_not_exported(bundle_folder: Path,
     assert "mention_logits_twitter posts" in output_names(spec)
     with pytest.raises(ExportError, match="mention_logits_twitter posts can't name an output"):
         export_graph(Network(empty_encoder(spec), spec), tmp_path / "graph.onnx")
+
+
+def test_a_tie_may_fall_either_way_and_a_decision_may_not() -> None:
+    network = np.array([[1.0, 0.995, 0.0], [1.0, 0.9, 0.0], [0.0, 0.0, 2.0]], dtype=np.float32)
+    graph = np.array([[0.99, 1.0, 0.0], [0.9, 1.0, 0.0], [0.0, 0.0, 2.1]], dtype=np.float32)
+    assert _alike("mention_logits_phrase", network, graph) == (2, 3)
+    assert _alike("event_logits", np.array([[0.01, 0.3]]), np.array([[-0.01, -0.3]])) == (1, 2)
+    assert _alike("embedding", network, graph) == (0, 0)

@@ -14,7 +14,9 @@ from monitor.cli import app
 from monitor.errors import Fatal
 from monitor.records import Suppression
 from monitor.store import Store
+from monitor.windows import BucketRow
 from tests.unit.test_paging import START_MS, step, write
+from tests.unit.test_silence_states import spoken
 
 ROOT = Path(__file__).resolve().parents[2]
 WHO = ["--author", "ann", "--reason", "earnings"]
@@ -136,3 +138,36 @@ def test_why_somebody_was_not_told_can_be_shown(config: Path, store: Store) -> N
     shown = CliRunner().invoke(app, ["alerts", "why", "AAPL", "--config", str(config)])
     assert "step 1: silent, silenced by silence 3" in shown.stdout
     assert "cooling_down (score 4, 3 needed)" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("channel_until_h", "company_until_h", "hearing"),
+    [(120, 120, "as_usual"), (120, 96, "silent"), (96, 96, "feed_down")],
+)
+def test_no_news_is_told_from_no_data(
+    config: Path, store: Store, channel_until_h: int, company_until_h: int, hearing: str
+) -> None:
+    """At the 120th hour: the company still speaks, it alone has fallen silent, or its whole channel has."""
+    monday_ms = START_MS + 3 * 86_400_000
+    with store.transaction() as t:
+        for hour in range(channel_until_h):
+            one = spoken(hour, hour)
+            t.note_heard([one] * 10, 0, now_ms=one.published_at_ms)
+        t.upsert_buckets(
+            BucketRow(
+                entity="AAPL",
+                channel="news",
+                start_ms=monday_ms + hour * 3_600_000 + 59 * 60_000,
+                raw_n=8,
+                effective_n=8.0,
+                negative=0.0,
+                neutral=8.0,
+                positive=0.0,
+                polarity_sum=0.0,
+                polarity_sq_sum=0.0,
+            )
+            for hour in range(company_until_h)
+        )
+    write(store, 0, [], watermark=3 * 86_400_000 + 120 * 3_600_000 - 1, following=1)
+    (heard,) = run(config, "alerts", "why", "AAPL")["heard"]
+    assert (heard["channel"], heard["hearing"]) == ("news", hearing)

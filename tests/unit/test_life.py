@@ -221,7 +221,7 @@ def test_the_evidence_silences_the_alert_and_none_of_it_is_in_vain(
     if whole <= 0.01:
         return
     threshold = share * whole
-    why = reasons(told, direction="negative", score=loudness, threshold=threshold, stories_max=9, top_authors=1)
+    why = reasons(told, direction="negative", score=loudness, threshold=threshold, stories_max=9)
     by_document = {s.mention.document: s for s in told}
     chosen = [by_document[document] for document in why.needed]
     assert score([s for s in told if s not in chosen]) < threshold + 1e-9

@@ -21,10 +21,11 @@ from monitor.alerting import (
     Silence,
     Step,
     Verdict,
+    page_history,
     parse_rules,
 )
 from monitor.clock import ManualClock, to_rfc3339
-from monitor.loops.paging import Paging, silence_of
+from monitor.loops.paging import Paging, PagingPolicy, silence_of
 from monitor.records import Alert, AlertTransition
 from monitor.store import Store, StoredMark
 from monitor.telemetry import Metrics
@@ -165,6 +166,13 @@ def test_partitions_and_restarts_change_no_page(rng: object, cuts: list[int]) ->
     assert set(whole.settled) == {(s.transition.alert.id, s.sequence) for s in STEPS}, "each has its reason"
 
 
+def test_a_history_is_paged_as_the_live_stream_would_have_been() -> None:
+    desk = Desk()
+    desk.turn(STEPS, 3 * HOUR)
+    history = page_history([s.transition for s in STEPS], rules=RULES, sectors=SECTORS)
+    assert history.messages == tuple(desk.messages)
+
+
 # The market.
 
 
@@ -274,13 +282,13 @@ def test_a_mute_time_holds_over_midnight_of_its_days(hour: float, quiet: bool) -
 def test_what_nobody_takes_on_is_repeated_and_what_somebody_did_is_not() -> None:
     desk = Desk()
     desk.turn([step(0, "T0")], MINUTE)
-    assert desk.turn([], 5 * HOUR) == [("updated", "repeated", ["T0"])]
-    assert desk.turn([], 9 * HOUR) == [("updated", "repeated", ["T0"])]
+    assert desk.turn([], 13 * HOUR) == [("updated", "repeated", ["T0"])]
+    assert desk.turn([], 25 * HOUR) == [("updated", "repeated", ["T0"])]
     desk.acknowledged = {"T0-negative"}
-    assert desk.turn([step(10 * HOUR, "T0", "updated")], 20 * HOUR) == []
+    assert desk.turn([step(26 * HOUR, "T0", "updated")], 50 * HOUR) == []
     assert desk.settled["T0-negative", 2].reason is PageReason.ACKNOWLEDGED
-    worse = step(21 * HOUR, "T0", "updated", sequence=3, severity="critical")
-    assert desk.turn([worse], 22 * HOUR) == [("updated", "stronger", ["T0"])]
+    worse = step(51 * HOUR, "T0", "updated", sequence=3, severity="critical")
+    assert desk.turn([worse], 52 * HOUR) == [("updated", "stronger", ["T0"])]
 
 
 def test_a_storm_becomes_a_digest_that_says_what_was_held_back() -> None:
@@ -373,6 +381,20 @@ def test_a_page_waits_for_the_slower_partition_and_holds_its_members_from_both(s
     assert [d.page_id for d in store.decisions("T1-negative")] == ["T0-negative"]
 
 
+def test_a_step_that_waits_for_its_group_is_taken_once(store: Store) -> None:
+    clock = ManualClock(START_MS)
+    pager = paging(store, clock)
+    rules = RULES.model_copy(update={"paging": RULES.paging.model_copy(update={"group_wait_s": 600.0})})
+    pager._rules = rules
+    write(store, 0, [step(MINUTE, "T0"), step(2 * MINUTE, "T0", "resolved")], watermark=5 * MINUTE, following=1)
+    for _ in range(3):
+        assert pager.turn(hurry=True) == 0
+    assert {d.verdict for d in store.decisions("T0-negative")} == {"pending"}
+    write(store, 0, [], watermark=20 * MINUTE, following=2)
+    assert pager.turn(hurry=True) == 0
+    assert {(d.verdict, d.reason) for d in store.decisions("T0-negative")} == {("silent", "ended_untold")}
+
+
 def test_two_processes_page_once(store: Store) -> None:
     clock = ManualClock(START_MS)
     one, other = paging(store, clock), paging(store, clock)
@@ -380,13 +402,29 @@ def test_two_processes_page_once(store: Store) -> None:
     state = store.paging_state()
     assert one.turn(hurry=True) == 1
     late = store.paging_state
-    store.paging_state = lambda: state  # type: ignore[method-assign]  # it had read before the first one wrote
+    store.paging_state = lambda _keeper=1: state  # type: ignore[method-assign]  # it had read before the first one wrote
     waiting = store.waiting_steps
-    store.waiting_steps = lambda _until: [step(MINUTE, "T0")]  # type: ignore[method-assign,assignment,return-value]
+    store.waiting_steps = lambda _until, *, limit: [step(MINUTE, "T0")]  # type: ignore[method-assign,assignment,return-value]
     assert other.turn(hurry=True) == 0
     store.paging_state, store.waiting_steps = late, waiting  # type: ignore[method-assign]
     assert other.turn(hurry=True) == 0
     assert len(store.deliveries()) == 1
+
+
+@pytest.mark.parametrize("steps_max", [1, 2, 5, 99])
+def test_a_backlog_of_steps_is_paged_as_if_it_had_been_read_at_once(store: Store, steps_max: int) -> None:
+    clock = ManualClock(START_MS)
+    pager = paging(store, clock)
+    pager._policy = PagingPolicy(steps_max=steps_max)
+    steps = [s for s in STEPS if s.transition.at_ms - START_MS < 30 * MINUTE]
+    write(store, 0, sorted(steps, key=lambda s: s.transition.at_ms), watermark=3 * HOUR, following=1)
+    for _ in range(2 * len(steps)):
+        pager.turn(hurry=True)
+    assert store.waiting_steps(START_MS + 3 * HOUR) == []
+    whole = page_history([s.transition for s in steps], rules=RULES, sectors=SECTORS)
+    assert sorted((d.alert_id, d.sequence, d.change) for d in store.deliveries()) == sorted(
+        (m.page, m.sequence, m.change) for m in whole.messages
+    )
 
 
 @pytest.mark.parametrize(

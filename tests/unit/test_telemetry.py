@@ -11,6 +11,7 @@ import pytest
 from monitor.clock import ManualClock
 from monitor.errors import Fatal
 from monitor.telemetry import CATALOGUE, Health, Metrics, TelemetryServer
+from monitor.telemetry.health import TROUBLE_S
 
 
 def test_a_part_that_has_not_started_keeps_the_role_from_being_ready_but_not_from_living() -> None:
@@ -24,6 +25,40 @@ def test_a_part_that_was_last_seen_too_long_ago_is_named() -> None:
     health.beat("poll", 10)
     assert health.faults(70) == []
     assert health.faults(71, alive_only=True) == ["poll: last seen 61 s ago, at most 60 s is healthy"]
+
+
+def test_trouble_is_told_until_the_work_is_done_or_nobody_tells_it_any_more() -> None:
+    health = Health({})
+    health.trouble("work", "database: disk full", 10)
+    assert health.faults(11) == ["work: database: disk full"]
+    assert health.faults(11, alive_only=True) == [], "waiting for the world is being alive"
+    health.trouble("work", None, 12)
+    assert health.faults(12) == []
+    health.trouble("work", "database: away", 20)
+    assert health.faults(20 + TROUBLE_S) == []
+
+
+def test_a_wall_clock_that_was_set_is_told() -> None:
+    clock, health = Settable(), Health({})
+    server = TelemetryServer(host="127.0.0.1", port=0, key="k", metrics=Metrics(), health=health, clock=clock)
+    clock.offset_ms = -3_600_000
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(f"http://127.0.0.1:{server.port}/readyz", timeout=5)
+    with caught.value as answer:
+        (fault,) = json.loads(answer.read())["faults"]
+    assert fault.startswith("clock: the wall clock was set by -3600 s")
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/healthz", timeout=5) as alive:
+        assert alive.status == 200
+    server.close()
+
+
+class Settable(ManualClock):
+    """Its wall time can be set; its intervals can't."""
+
+    offset_ms = 0
+
+    def now_ms(self) -> int:
+        return super().now_ms() + self.offset_ms
 
 
 def test_label_values_beyond_the_limit_become_one() -> None:

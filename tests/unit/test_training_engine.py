@@ -21,7 +21,7 @@ from monitor.learning.epoch import collate
 from monitor.learning.features import Example, MentionExample
 from monitor.learning.losses import check_classes, class_weights, losses_of
 from monitor.learning.recipe import Recipe, load_recipe
-from monitor.learning.train import train
+from monitor.learning.train import _tokenizer, train
 from tests.builders import tiny_base
 from tests.unit.test_learning import recipe_of, rows_of
 
@@ -174,6 +174,12 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path, base: Path) -> 
         train(rows_of(), recipe_of(other), tmp_path / "b")
     with pytest.raises(Fatal, match=r"run\.tokens_max is 256, but .* reads at most 128"):
         train(rows_of(), recipe_of(base, run={"tokens_max": 256}), tmp_path / "c")
+
+
+def test_the_packaged_encoder_and_its_tokenizer_fit_together() -> None:
+    """Its tokenizer pads to 128 as it comes; ours must not."""
+    base = bases.find_base("packaged:minilm")
+    assert len(_tokenizer(base, recipe_of(base)).encode("up").ids) == 3
 
 
 def test_an_encoder_with_another_hash_is_refused(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from monitor.alerting import parse_rules
 from monitor.app import CoreMaker
@@ -15,6 +16,7 @@ from monitor.errors import Fenced, Retryable
 from monitor.loops.watch import WatchLoop, WatchLoopPolicy
 from monitor.records import Place, ScoredMention, mention_id
 from monitor.store import Store
+from monitor.telemetry.metrics import Metrics
 
 PARTITION = ("mentions", 0)
 START_MS = 1_800_000_000_000
@@ -94,7 +96,10 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def build(
-    store: Store, upstream: Callable[[], Mapping[str, int]] | None = None, **policy: int
+    store: Store,
+    upstream: Callable[[], Mapping[str, int]] | None = None,
+    metrics: Metrics | None = None,
+    **policy: int,
 ) -> tuple[WatchLoop, FakeSource, ManualClock]:
     source, clock = FakeSource(store), ManualClock(NOW_MS)
     loop = WatchLoop(
@@ -105,6 +110,7 @@ def build(
         clock=clock,
         policy=WatchLoopPolicy(**policy),
         upstream=upstream,
+        metrics=metrics,
     )
     return loop, source, clock
 
@@ -301,3 +307,75 @@ def test_how_far_behind_we_are_is_told(store: Store) -> None:
     clock.advance(6)
     loop.turn()
     assert 'lag_messages{partition="mentions/0"} 2.0' in loop._metrics.exposition().decode()
+
+
+def test_a_brigade_is_kept_counted_and_told_once(store: Store) -> None:
+    """Many new accounts fill one mould; however the batches are cut, one notice says how many they were."""
+    metrics = Metrics()
+    loop, source, _ = build(store, metrics=metrics)
+    for start in (0, 150):
+        source.add(
+            *(
+                msgspec.structs.replace(
+                    mention(number),
+                    channel="social",
+                    published_at_ms=START_MS + number * 3_000,
+                    text=f"sell all your shares of it before they go to zero n{number}",
+                    author=f"new{number}",
+                )
+                for number in range(start, start + 150)
+            )
+        )
+        loop.turn()
+        assert len(store.notices()) == 1
+    source.add(mention(1_000))
+    loop.turn()
+    (notice,) = store.notices()
+    assert (notice.kind, notice.entity, notice.channel) == ("brigade", "AAA", "social")
+    assert notice.accounts > 280
+    exposition = metrics.exposition().decode()
+    assert "tapewatch_watch_brigades_total 1.0" in exposition
+    assert f"tapewatch_watch_brigade_accounts_total {float(notice.accounts)}" in exposition
+
+
+def test_what_is_heard_and_by_which_engine_is_counted_with_the_batch(store: Store) -> None:
+    """A repeat is not heard twice, and a failed transaction has heard nothing."""
+    loop, source, clock = build(store)
+    source.add(*(mention(n) for n in range(10)), b"{broken")
+    for raw in source.log[:4]:
+        raw.headers = (("origin", b"news/0"), ("engine", b"cuda"))
+    source.log[5].headers = (("origin", b"news/0"), ("engine", b"cpu"))
+    breaking = Breaking(store, 1)
+    loop._store = breaking  # type: ignore[assignment]
+    with pytest.raises(Retryable):
+        loop.turn()
+    assert store.feed_hours(0) == []
+    loop.turn()
+    source.add(*(mention(n) for n in range(5)))
+    loop.turn()
+    assert [(row.source, row.mentions) for row in store.feed_hours(0)] == [("wire", 10)]
+    shares = store.intake_shares(0, clock.now_ms() + 1)
+    assert (shares.mentions, shares.other_engine, shares.dead_letters) == (10, 4, 1)
+
+
+def test_a_source_with_a_wrong_clock_is_named(store: Store) -> None:
+    """Once a batch and fate: who, how many, and by how much; the item itself is kept and counted by its fate."""
+    metrics = Metrics()
+    loop, source, _ = build(store, metrics=metrics)
+    punctual = msgspec.structs.replace(mention(0), published_at_ms=NOW_MS - 1_000)
+    early = [
+        msgspec.structs.replace(mention(number), source="fast clock", published_at_ms=NOW_MS + 3_600_000)
+        for number in (1, 2)
+    ]
+    old = msgspec.structs.replace(mention(3), source="archive", published_at_ms=NOW_MS - 30 * 86_400_000)
+    source.add(punctual, *early, old)
+    with capture_logs() as said:
+        loop.turn()
+    told = [
+        (each["source"], each["fate"], each["count"], each["ahead_s"])
+        for each in said
+        if each["event"] == "watch.off_time"
+    ]
+    assert told == [("archive", "late", 1, -30 * 86_400), ("fast clock", "future", 2, 3_600)]
+    assert 'tapewatch_watch_mentions_total{fate="future"} 2.0' in metrics.exposition().decode()
+    assert store.counts().mentions == 4

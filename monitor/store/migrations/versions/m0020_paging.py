@@ -44,7 +44,7 @@ def upgrade() -> None:
         sa.Column("silence_id", sa.BigInteger()),
         sa.Column("decided_at_ms", sa.BigInteger()),
         sa.CheckConstraint(
-            "verdict IN ('waiting', 'told', 'digested', 'silent')", name=op.f("ck_paging_decisions_verdict")
+            "verdict IN ('waiting', 'pending', 'told', 'digested', 'silent')", name=op.f("ck_paging_decisions_verdict")
         ),
         sa.ForeignKeyConstraint(
             _STEPS,

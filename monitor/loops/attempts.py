@@ -1,10 +1,11 @@
 """Which messages may have killed the process, so that one which does is quarantined and the line goes on.
 
 Before messages are looked at, the database is told how far in their partition that goes. Whoever ends in order takes the
-mark away; a mark that is found was left by a process that died with something before it in hand. Everything up to there
-is then taken alone, each with an attempt counted before it begins: innocents survive, and the count of the one that kills
-grows with each restart until it is used up. A process that is killed from outside costs its successor that much care and
-nothing else, since it would have to die with the same single message in hand `attempts_max` times.
+mark away; a mark that is found was left by a process that died with something before it in hand. One such death is
+most likely the machine's or the operator's doing: its successor goes on in batches. When that one dies as well before it has
+passed the mark, everything up to there is taken alone, each with an attempt counted before it begins: innocents survive, and
+the count of the one that kills grows with each restart until it is used up. Deaths from outside cost care and nothing
+else, since the process would have to die with the same single message in hand `attempts_max` times.
 
 Without the database the work goes on unmarked for a while: protection must not stop the line.
 """
@@ -20,17 +21,19 @@ from monitor.clock import Clock
 from monitor.errors import Retryable
 from monitor.loops.offsets import Partition
 from monitor.records import Place
+from monitor.store import AttemptMark
 
 log = structlog.get_logger()
+_DEATHS_MIN = 2  # in a row, before messages are suspected
 T = TypeVar("T")
 
 
 class Store(Protocol):
     """Where marks and counts outlive us."""
 
-    def reaches_left(self, partitions: Collection[Partition], *, owner: str) -> dict[Partition, int]: ...
-    def note_reaches(self, reaches: Mapping[Partition, int], *, owner: str) -> None: ...
-    def clear_reaches(self, partitions: Collection[Partition], *, owner: str) -> None: ...
+    def marks_left(self, partitions: Collection[Partition], *, owner: str) -> dict[Partition, AttemptMark]: ...
+    def note_marks(self, marks: Mapping[Partition, AttemptMark], *, owner: str) -> None: ...
+    def clear_marks(self, partitions: Collection[Partition], *, owner: str) -> None: ...
     def note_attempt(self, place: Place, *, survived: Place | None = None) -> int: ...
     def clear_attempts(self, places: Sequence[Place]) -> None: ...
 
@@ -44,14 +47,15 @@ class AttemptGuard:
         *,
         owner: str,
         clock: Clock,
-        attempts_max: int = 3,
+        attempts_max: int = 2,
         ahead: int = 64,
         blind_s: float = 60.0,
     ) -> None:
         self._store, self._owner, self._clock = store, owner, clock
         self._attempts_max, self._ahead, self._blind_s = attempts_max, ahead, blind_s
         self._blind_until_s = 0.0
-        self._reach: dict[Partition, int] = {}
+        self._marks: dict[Partition, AttemptMark] = {}
+        self._to_pass: dict[Partition, int] = {}
         self._suspect_until: dict[Partition, int] = {}
         self._survived: Place | None = None
         self._condemned: list[Place] = []
@@ -62,7 +66,7 @@ class AttemptGuard:
         for place in places:
             partition = (place.topic, place.partition)
             last[partition] = max(last.get(partition, 0), place.offset)
-        beyond = {p: offset for p, offset in last.items() if offset >= self._reach.get(p, -1)}
+        beyond = {p: offset for p, offset in last.items() if p not in self._marks or offset >= self._marks[p].reach}
         if beyond:
             self._kept(lambda: self._mark(beyond))
 
@@ -93,7 +97,14 @@ class AttemptGuard:
             self._kept(lambda: self._store.clear_attempts([survived]))
 
     def committed(self, positions: Mapping[Partition, int]) -> None:
-        """What was condemned is behind us for good: its count is no longer needed."""
+        """What was condemned is behind us for good, and so are marks of the dead: their counts are no longer needed."""
+        passed = [p for p, reach in self._to_pass.items() if positions.get(p, -1) >= reach]
+        if passed:
+            fresh = {p: self._marks[p]._replace(deaths=0) for p in passed}
+            self._kept(lambda: self._store.note_marks(fresh, owner=self._owner))
+            self._marks |= fresh
+            for partition in passed:
+                del self._to_pass[partition]
         past = [p for p in self._condemned if p.offset < positions.get((p.topic, p.partition), 0)]
         if past:
             self._kept(lambda: self._store.clear_attempts(past))
@@ -101,29 +112,35 @@ class AttemptGuard:
 
     def give_up(self, partitions: Collection[Partition]) -> None:
         """Given up in order; what is still suspect there stays so for whoever comes next."""
-        proved = [p for p in partitions if p in self._reach and p not in self._suspect_until]
+        proved = [p for p in partitions if p in self._marks and p not in self._suspect_until]
         if proved:
-            self._kept(lambda: self._store.clear_reaches(proved, owner=self._owner))
+            self._kept(lambda: self._store.clear_marks(proved, owner=self._owner))
         for partition in partitions:
-            self._reach.pop(partition, None)
+            self._marks.pop(partition, None)
+            self._to_pass.pop(partition, None)
             self._suspect_until.pop(partition, None)
 
     def close(self) -> None:
         """The process ends in order."""
         self.rest()
-        self.give_up(list(self._reach))
+        self.give_up(list(self._marks))
 
     def _mark(self, beyond: Mapping[Partition, int]) -> None:
-        fresh = [partition for partition in beyond if partition not in self._reach]
-        left = self._store.reaches_left(fresh, owner=self._owner) if fresh else {}
-        if left:
-            log.warning(
-                "score.careful", partitions={f"{topic}/{number}": reach for (topic, number), reach in left.items()}
-            )
-        reaches = {p: max(offset + 1 + self._ahead, left.get(p, 0)) for p, offset in beyond.items()}
-        self._store.note_reaches(reaches, owner=self._owner)
-        self._reach |= reaches
-        self._suspect_until |= left
+        fresh = [partition for partition in beyond if partition not in self._marks]
+        left = self._store.marks_left(fresh, owner=self._owner) if fresh else {}
+        marks = {}
+        for partition, offset in beyond.items():
+            before = self._marks.get(partition, AttemptMark(0))
+            if partition in left:
+                before = left[partition]._replace(deaths=left[partition].deaths + 1)
+            marks[partition] = AttemptMark(max(offset + 1 + self._ahead, before.reach), before.deaths)
+        self._store.note_marks(marks, owner=self._owner)
+        self._marks |= marks
+        self._to_pass |= {partition: mark.reach for partition, mark in left.items()}
+        suspects = {partition: mark.reach for partition, mark in left.items() if marks[partition].deaths >= _DEATHS_MIN}
+        if suspects:
+            log.warning("score.careful", partitions={f"{topic}/{n}": reach for (topic, n), reach in suspects.items()})
+        self._suspect_until |= suspects
 
     def _kept(self, act: Callable[[], T]) -> T | None:
         """Do it, unless the database is away; then leave it alone for `blind_s`."""

@@ -1,6 +1,7 @@
 """The database: SQLite (WAL) or PostgreSQL, one schema, every write idempotent, every driver's error one of ours."""
 
 from monitor.store.rows import (
+    AttemptMark,
     ClaimedDelivery,
     Counts,
     ReceiverState,
@@ -24,6 +25,7 @@ from monitor.store.watching import PAGER, WATCHKEEPER, WatchTransaction, deliver
 __all__ = [
     "PAGER",
     "WATCHKEEPER",
+    "AttemptMark",
     "ClaimedDelivery",
     "Counts",
     "ReceiverState",

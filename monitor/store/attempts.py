@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, or_, select
 
 from monitor.records import Place
 from monitor.store import tables as t
+from monitor.store.rows import AttemptMark
 from monitor.store.watching import insert, upsert
 
 Partition = tuple[str, int]
@@ -24,23 +25,26 @@ class Attempts(ABC):
     @abstractmethod
     def _writing(self, doing: str) -> AbstractContextManager[Connection]: ...
 
-    def reaches_left(self, partitions: Collection[Partition], *, owner: str) -> dict[Partition, int]:
+    def marks_left(self, partitions: Collection[Partition], *, owner: str) -> dict[Partition, AttemptMark]:
         """How far somebody else had begun who has not ended in order; partitions without such a mark are left out."""
         r = t.reaches.c
         wanted = select(t.reaches).where(_any_of(partitions), r.owner != owner)
         with self._reading("reading marks") as connection:
-            return {(row.topic, row.partition): row.reach for row in connection.execute(wanted)}
+            return {
+                (row.topic, row.partition): AttemptMark(row.reach, row.deaths) for row in connection.execute(wanted)
+            }
 
-    def note_reaches(self, reaches: Mapping[Partition, int], *, owner: str) -> None:
-        """Everything before these offsets may be in hand from now on."""
+    def note_marks(self, marks: Mapping[Partition, AttemptMark], *, owner: str) -> None:
         rows = [
-            {"topic": topic, "partition": partition, "owner": owner, "reach": reach}
-            for (topic, partition), reach in reaches.items()
+            {"topic": topic, "partition": partition, "owner": owner, "reach": mark.reach, "deaths": mark.deaths}
+            for (topic, partition), mark in marks.items()
         ]
         with self._writing("noting marks") as connection:
-            connection.execute(upsert(connection, t.reaches, ("topic", "partition"), ("owner", "reach")), rows)
+            connection.execute(
+                upsert(connection, t.reaches, ("topic", "partition"), ("owner", "reach", "deaths")), rows
+            )
 
-    def clear_reaches(self, partitions: Collection[Partition], *, owner: str) -> None:
+    def clear_marks(self, partitions: Collection[Partition], *, owner: str) -> None:
         """Given up in order; a mark that somebody else has set since then stays."""
         with self._writing("clearing marks") as connection:
             connection.execute(delete(t.reaches).where(_any_of(partitions), t.reaches.c.owner == owner))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from monitor.records import Alert, AlertKind, AlertTransition, Channel, DeadLetter, Direction, Record
 
@@ -293,3 +293,10 @@ def storable(text: str) -> str:
     if text.isascii() and "\x00" not in text:
         return text
     return text.encode("utf-8", "replace").decode("utf-8").replace("\x00", "\ufffd")
+
+
+class AttemptMark(NamedTuple):
+    """Everything before offset `reach` may be in hand; so many processes in a row died before they had passed such a mark."""
+
+    reach: int
+    deaths: int = 0

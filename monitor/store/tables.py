@@ -320,6 +320,7 @@ reaches = Table(
     Column("partition", Integer, primary_key=True, autoincrement=False),
     Column("owner", Text, nullable=False),
     Column("reach", BigInteger, nullable=False),
+    Column("deaths", Integer, nullable=False),
 )
 
 # Which topic (by the broker's id) the offsets of a group belong to, and what is refused until an operator accepts it.

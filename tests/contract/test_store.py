@@ -16,7 +16,7 @@ from sqlalchemy import text
 from monitor.alerting import PageReason, Settled, Verdict
 from monitor.errors import Fatal, Fenced
 from monitor.records import Alert, AlertTransition, DeadLetter, Document, LinkedEntity, Notice, Place, Suppression
-from monitor.store import WATCHKEEPER, ReceiverState, Store
+from monitor.store import WATCHKEEPER, AttemptMark, ReceiverState, Store
 from monitor.store.migrate import VERSION_TABLE
 from monitor.store.tables import metadata
 from tests.builders import judged, told
@@ -269,13 +269,13 @@ def test_attempts_are_counted_across_restarts_and_forgotten_with_the_next_one(st
 
 def test_a_mark_is_seen_by_others_and_taken_away_by_its_owner_only(store: Store) -> None:
     mine, other = ("news", 0), ("news", 1)
-    store.note_reaches({mine: 10, other: 7}, owner="one")
-    store.note_reaches({mine: 20}, owner="one")
-    assert store.reaches_left([mine, other], owner="one") == {}
-    assert store.reaches_left([mine, ("social", 0)], owner="two") == {mine: 20}
-    store.note_reaches({mine: 30}, owner="two")
-    store.clear_reaches([mine, other], owner="one")
-    assert store.reaches_left([mine, other], owner="three") == {mine: 30}
+    store.note_marks({mine: AttemptMark(10), other: AttemptMark(7)}, owner="one")
+    store.note_marks({mine: AttemptMark(20, 3)}, owner="one")
+    assert store.marks_left([mine, other], owner="one") == {}
+    assert store.marks_left([mine, ("social", 0)], owner="two") == {mine: AttemptMark(20, 3)}
+    store.note_marks({mine: AttemptMark(30)}, owner="two")
+    store.clear_marks([mine, other], owner="one")
+    assert store.marks_left([mine, other], owner="three") == {mine: AttemptMark(30)}
 
 
 def test_the_migrations_make_the_tables_that_the_code_expects(store: Store) -> None:

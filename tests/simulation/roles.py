@@ -247,7 +247,7 @@ class FaultyStore:
             "known_mentions",
             "oldest_pending_ms",
             "receiver_state",
-            "reaches_left",
+            "marks_left",
         }
     )
 

@@ -377,7 +377,7 @@ class Simulation:
     def _expected(self) -> tuple[frozenset[str], frozenset[tuple[str, int, int]], frozenset[str]]:
         """Decoding and linking are pure: which mentions and which dead letters the raw logs hold.
 
-        A message with which in hand alone the process died three times by chance is quarantined like one that kills it:
+        A message with which in hand alone the process died twice by chance is quarantined like one that kills it:
         its mentions, which come last, may have been published or not.
         """
         condemned = {

@@ -29,17 +29,32 @@ def guard_of(store: Store, owner: str, clock: ManualClock | None = None) -> Atte
     return AttemptGuard(store, owner=owner, clock=clock or ManualClock(), attempts_max=3, ahead=4)
 
 
+def die(store: Store, *offsets: int) -> None:
+    """Two processes in a row die with these in hand: one death alone makes nobody suspicious."""
+    for name in ("first", "second"):
+        guard_of(store, name).begin(places(*offsets))
+
+
 def places(*offsets: int) -> list[Place]:
     return [place(offset) for offset in offsets]
 
 
-def test_a_death_makes_everything_up_to_the_mark_suspect_and_nothing_beyond(store: Store) -> None:
-    # first process  0 1 2 3 (4 5 6 7)  mark at 8, dies
-    guard_of(store, "first").begin(places(0, 1, 2, 3))
-    second = guard_of(store, "second")
-    second.begin(places(2, 3, 4))
-    assert [second.suspects(p) for p in places(2, 7, 8)] == [True, True, False]
-    assert not second.suspects(place(2, partition=1))
+def test_two_deaths_make_everything_up_to_the_mark_suspect_and_nothing_beyond(store: Store) -> None:
+    # two processes  0 1 2 3 (4 5 6 7)  mark at 8, both die
+    die(store, 0, 1, 2, 3)
+    third = guard_of(store, "third")
+    third.begin(places(2, 3, 4))
+    assert [third.suspects(p) for p in places(2, 7, 8)] == [True, True, False]
+    assert not third.suspects(place(2, partition=1))
+
+
+def test_one_death_is_nobodys_fault_and_what_passes_the_mark_is_cleared(store: Store) -> None:
+    """Kills from outside must not cost a batch each; only deaths in a row, before the mark is passed, add up."""
+    for number in range(5):
+        guard = guard_of(store, f"p{number}")
+        guard.begin(places(10 * number, 10 * number + 1))
+        assert not guard.suspects(place(10 * number)), f"death {number}"
+        guard.committed({NEWS: 10 * number + 6})
 
 
 def test_an_end_in_order_leaves_no_suspicion(store: Store) -> None:
@@ -56,16 +71,16 @@ def test_a_partition_that_is_given_up_in_order_is_not_suspect_and_the_new_owner_
     first.begin(places(0))
     second.begin(places(1))  # the new owner was faster than our giving up
     first.give_up([NEWS])
-    assert store.reaches_left([NEWS], owner="third") == {NEWS: 6}
+    assert store.marks_left([NEWS], owner="third")[NEWS].reach == 6
 
 
 def test_marks_run_ahead_so_that_few_are_written(store: Store) -> None:
     written = []
 
     class Counting(Store):
-        def note_reaches(self, reaches, *, owner):  # type: ignore[no-untyped-def]
-            written.append(dict(reaches))
-            super().note_reaches(reaches, owner=owner)
+        def note_marks(self, marks, *, owner):  # type: ignore[no-untyped-def]
+            written.append({partition: mark.reach for partition, mark in marks.items()})
+            super().note_marks(marks, owner=owner)
 
     guard = guard_of(Counting(store._engine), "first")
     for offset in range(20):
@@ -74,7 +89,7 @@ def test_marks_run_ahead_so_that_few_are_written(store: Store) -> None:
 
 
 def test_only_the_message_in_hand_at_each_death_is_used_up(store: Store) -> None:
-    guard_of(store, "start").begin(places(0, 1, 2))
+    die(store, 0, 1, 2)
     for number in range(3):
         dying = guard_of(store, f"p{number}")
         dying.begin(places(0, 1, 2))
@@ -98,15 +113,15 @@ def test_only_the_message_in_hand_at_each_death_is_used_up(store: Store) -> None
 
 
 def test_ending_in_order_amid_suspects_leaves_the_rest_suspect(store: Store) -> None:
-    guard_of(store, "dead").begin(places(0, 1))
-    second = guard_of(store, "second")
-    second.begin(places(0, 1))
-    assert second.begin_alone(place(0))
-    second.survive(place(0))
-    second.close()
+    die(store, 0, 1)
     third = guard_of(store, "third")
-    third.begin(places(1))
-    assert third.suspects(place(1))
+    third.begin(places(0, 1))
+    assert third.begin_alone(place(0))
+    third.survive(place(0))
+    third.close()
+    fourth = guard_of(store, "fourth")
+    fourth.begin(places(1))
+    assert fourth.suspects(place(1))
 
 
 def test_without_the_database_the_line_goes_on_and_marks_come_back_later(store: Store) -> None:
@@ -114,15 +129,15 @@ def test_without_the_database_the_line_goes_on_and_marks_come_back_later(store: 
         away = True
         asked = 0
 
-        def reaches_left(self, partitions, *, owner):  # type: ignore[no-untyped-def]
+        def marks_left(self, partitions, *, owner):  # type: ignore[no-untyped-def]
             self.asked += 1
             if self.away:
                 raise Retryable("database: away")
-            return super().reaches_left(partitions, owner=owner)
+            return super().marks_left(partitions, owner=owner)
 
-    guard_of(store, "dead").begin(places(0))
+    die(store, 0)
     clock, flaky = ManualClock(), Away(store._engine)
-    guard = guard_of(flaky, "second", clock)
+    guard = guard_of(flaky, "third", clock)
     for offset in range(3):
         guard.begin(places(offset))
     assert flaky.asked == 1, "a database that is away is not asked at every poll"
@@ -134,7 +149,7 @@ def test_without_the_database_the_line_goes_on_and_marks_come_back_later(store: 
 
 
 def test_suspects_are_judged_alone_in_order_and_the_rest_in_batches_again(store: Store) -> None:
-    guard_of(store, "dead").begin(places(*range(10)))
+    die(store, *range(10))
     sizes: list[list[str]] = []
 
     class Watching(FakeJudge):
@@ -162,11 +177,11 @@ def test_suspects_are_judged_alone_in_order_and_the_rest_in_batches_again(store:
     assert [m.text[-2:] for m in sink.mentions] == [f"{n:02d}" for n in range(40)]
     assert max(len(batch) for batch in sizes[14:]) > 1
     assert source.commits[-1] == {NEWS: 40}
-    assert store.reaches_left([NEWS], owner="nobody") == {}
+    assert store.marks_left([NEWS], owner="nobody") == {}
 
 
 def test_a_lost_partition_takes_what_was_not_read_yet_with_it(store: Store) -> None:
-    guard_of(store, "dead").begin(places(*range(20)))
+    die(store, *range(20))
     source, sink = FakeSource([Raw(place(n), b"$A %d" % n) for n in range(20)]), FakeSink()
     loop = ScoreLoop(
         source=source,

@@ -16,5 +16,6 @@ def upgrade() -> None:
         sa.Column("partition", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("owner", sa.Text(), nullable=False),
         sa.Column("reach", sa.BigInteger(), nullable=False),
+        sa.Column("deaths", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("topic", "partition", name=op.f("pk_reaches")),
     )

@@ -582,8 +582,14 @@ class KafkaSink:
             raise Retryable(f"kafka {self._config.bootstrap_servers}: {len(failed)} not accepted: {failed[0]}")
 
     def close(self) -> None:
-        if self._producer is not None:
+        """What was not acknowledged by now was not committed either: it is read and sent again by whoever comes next."""
+        if self._producer is None:
+            return
+        try:
             self._producer.close(timeout=self._flush_timeout_s)
+        except KafkaError as err:
+            log.warning("kafka.closed_unanswered", error=f"{type(err).__name__}: {err}")
+            self._begin_anew()
 
     def _join(self) -> Any:
         config = self._config
@@ -693,7 +699,9 @@ def _is_fenced(consumer: Any) -> bool:
 
 
 def _drop_producer(producer: Any) -> None:
+    """Its `close` would flush first, and raise before anything was closed."""
     with suppress(Exception):
+        producer.flush = lambda timeout=None: None
         producer.close(timeout=0)
 
 

@@ -158,7 +158,8 @@ class Budget:
     def allowed(self, kind: AlertKind, at_ms: int) -> float:
         """Episodes a day that this detector may turn into alerts now."""
         account = min(self.state.account + self._per_day * (at_ms - self.state.account_ms) / DAY_MS, self._most)
-        return self._weights[kind] * self._per_day * math.exp(self._gain() * account)
+        # Held below what a float can bear: with thousands a day unspent, anything may fire anyway.
+        return self._weights[kind] * self._per_day * math.exp(min(self._gain() * account, 50.0))
 
     def spend(self, at_ms: int) -> None:
         """An alert was opened."""

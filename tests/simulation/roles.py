@@ -23,9 +23,11 @@ from monitor.linking import Watchlist
 from monitor.linking.watchlist import Company
 from monitor.loops.attempts import AttemptGuard
 from monitor.loops.deliver import DeliverLoop, DeliverLoopPolicy
+from monitor.loops.paging import Paging
 from monitor.loops.reading import DocumentReader
 from monitor.loops.score import ScoreLoop, ScorePolicy
 from monitor.loops.watch import WatchLoop, WatchLoopPolicy
+from monitor.loops.watchkeeping import Watchkeeping
 from monitor.records import Alert
 from monitor.settings import Settings, load_settings
 from monitor.store import Store
@@ -177,11 +179,27 @@ class WatchProcess(Process):
             positions=position,
         )
         super().__init__(world, name, source)
+        subscribers = [Subscriber(receiver) for receiver in RECEIVERS]
         self.loop = build.watch(
             source=source,
             store=self.store,
             cores=build.cores(rules=RULES, names={}, partitions=PARTITIONS),
-            receivers=[Subscriber(name) for name in RECEIVERS],
+            paging=Paging(
+                store=self.store,  # type: ignore[arg-type]
+                rules=RULES,
+                sectors={},
+                receivers=subscribers,
+                topic_mentions=kafka.topic_mentions,
+                clock=world.clock,
+                metrics=SHARED_METRICS,
+            ),
+            watchkeeping=Watchkeeping(
+                store=self.store,  # type: ignore[arg-type]
+                rules=RULES,
+                receivers=subscribers,
+                clock=world.clock,
+                metrics=SHARED_METRICS,
+            ),
             topic_mentions=kafka.topic_mentions,
             clock=world.clock,
             policy=WatchLoopPolicy(batch_mentions_max=world.rng.choice((5, 20, 1_000))),
@@ -248,6 +266,14 @@ class FaultyStore:
             "oldest_pending_ms",
             "receiver_state",
             "marks_left",
+            "paging_state",
+            "partition_marks",
+            "waiting_steps",
+            "silences",
+            "acknowledged",
+            "newest_heard_hour",
+            "feed_hours",
+            "intake_shares",
         }
     )
 
@@ -327,6 +353,9 @@ class Subscriber:
 
     def wants(self, alert: Alert, /) -> bool:
         return self.name != "boss" or alert.severity != "low"
+
+    def hears(self, _topic: str, severity: str, /) -> bool:
+        return self.name != "boss" or severity != "low"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

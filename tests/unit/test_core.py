@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monitor.alerting import Rules, parse_rules
-from monitor.loops.core import Fate, Outcome, PartitionCore, WatchPolicy
+from monitor.loops.core import STATE_VERSION, Fate, Outcome, PartitionCore, WatchPolicy
 from monitor.records import AlertTransition, ScoredMention, Suppression, mention_id
 
 START_MS = 1_800_000_000_000 - 1_800_000_000_000 % 86_400_000
@@ -207,4 +207,4 @@ def test_a_silent_stream_still_closes_its_last_bucket() -> None:
 def test_an_idle_entity_is_small_in_the_database() -> None:
     written = play(history())
     assert all(len(blob) < 2_000 for name, blob in written.states.items() if name != "BBB")
-    assert msgspec.msgpack.decode(written.states["AAA"])[0] == 1
+    assert msgspec.msgpack.decode(written.states["AAA"])[0] == STATE_VERSION

@@ -140,6 +140,7 @@ class KafkaSource:
         self._paused = False
         self._topics, self._group = list(topics), group
         self._coordinated_s = clock.monotonic_s()
+        self._asked_for_the_rest = False
         self._consumer, self._listener = self._join()
 
     def poll(self, messages_max: int, timeout_ms: int) -> list[RawMessage]:
@@ -160,6 +161,7 @@ class KafkaSource:
             raise Retryable(f"kafka {self._config.bootstrap_servers}: {type(err).__name__}: {err}") from err
         if self._config.static_member is not None and _is_fenced(self._consumer):
             raise self._replaced()
+        self._ask_for_the_rest()
         self._check_identities()
         with self._lock:
             started = set(self._started)
@@ -266,6 +268,15 @@ class KafkaSource:
         consumer.subscribe(topics=self._topics, listener=listener)
         return consumer, listener
 
+    def _ask_for_the_rest(self) -> None:
+        """A static member that comes back gets what it had, and nobody rebalances. If it died in the middle of a move, what
+        was to move belongs to nobody since: so each asks once for another round, which takes nothing away from anybody."""
+        coordinator = self._consumer._coordinator
+        if self._config.static_member is None or self._asked_for_the_rest or not coordinator.stable():
+            return
+        self._asked_for_the_rest = True
+        coordinator.request_rejoin()
+
     def _replaced(self) -> Fatal:
         return Fatal(
             f"kafka.static_member {self._config.static_member}: another process joined group {self._group} under this name, "
@@ -286,6 +297,7 @@ class KafkaSource:
         self._coordinated_s = now_s
         stuck, mute = self._consumer, self._listener
         self._consumer, self._listener = self._join()
+        self._asked_for_the_rest = False
         mute.deaf = True
         log.warning("kafka.rejoined", group=self._group, waited_s=self._config.coordinator_max_s)
         with self._lock:

@@ -25,7 +25,6 @@ from monitor.clock import Clock
 from monitor.telemetry import Notifier, NotifyListener
 
 log = structlog.get_logger()
-_RELOAD_FACTOR = 3
 EXIT_GOOD, EXIT_FAILED, EXIT_WRONG = 0, 1, 2
 _PR_SET_PDEATHSIG = 1
 _MANAGER = {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"}
@@ -93,7 +92,6 @@ class _Child:
     restarts: int = field(default=0)
     listener: NotifyListener | None = None
     ready: bool = False
-    reloading: bool = False
     alive_s: float = 0.0
 
 
@@ -188,7 +186,7 @@ class Supervisor:
 
     def _heard(self, name: str, child: _Child) -> dict[str, str]:
         """What a child must know to be heard; each start is heard afresh."""
-        child.ready = child.reloading = False
+        child.ready = False
         if self._folder is None or self._policy.watchdog_s is None:
             return {}
         if child.listener is not None:
@@ -203,11 +201,8 @@ class Supervisor:
         told = child.listener.received()
         if told:
             child.alive_s = now_s
-        child.ready = child.ready or "READY" in told
-        child.reloading = "READY" not in told and (child.reloading or "RELOADING" in told)
-        # A reload loads the model again, without a sign of life meanwhile: it has more time, and not for ever.
-        limit_s = self._policy.watchdog_s * (_RELOAD_FACTOR if child.reloading else 1)
-        if child.ready and now_s - child.alive_s > limit_s:
+        child.ready = "READY" in told or (child.ready and "RELOADING" not in told)
+        if child.ready and now_s - child.alive_s > self._policy.watchdog_s:
             log.error("role.hung", role=name, silent_s=round(now_s - child.alive_s, 1))
             child.process.kill()
 

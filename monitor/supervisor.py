@@ -202,6 +202,8 @@ class Supervisor:
         if told:
             child.alive_s = now_s
         child.ready = "READY" in told or (child.ready and "RELOADING" not in told)
+        if "READY" in told:
+            log.info("role.ready", role=name)
         if child.ready and now_s - child.alive_s > self._policy.watchdog_s:
             log.error("role.hung", role=name, silent_s=round(now_s - child.alive_s, 1))
             child.process.kill()

@@ -142,6 +142,9 @@ def test_a_service_is_ready_restarted_reloaded_and_drained_and_shows_no_secret(s
     service.until(lambda: len(service.logged("role.started", role="watch")) == 2, "watch again")
     assert service.logged("role.ended", role="watch", exit_code=-9)
 
+    # A reload in the midst of the first join was seen to leave score without partitions on the embedded broker.
+    service.until(lambda: "tapewatch_lag_messages{" in service.shown("score"), "score has its partitions")
+
     # A bad configuration is refused with its faults, and nobody restarts for it.
     service.configure(service='drain = "soon"')
     service.process.send_signal(signal.SIGHUP)
@@ -157,6 +160,15 @@ def test_a_service_is_ready_restarted_reloaded_and_drained_and_shows_no_secret(s
     service.until(lambda: len(service.logged("reload.begun")) == 3, "all roles")
     service.until(lambda: all('"ok": true' in service.shown(r, "/readyz") for r in service.ports), "ready again")
     assert len(service.logged("role.ended")) == 1
+
+    # A role that hangs, alive as a process and silent, is killed and started again. It is watched from its READY on, which
+    # comes up to a second after /readyz says so.
+    service.until(lambda: len(service.logged("role.ready", role="deliver")) == 2, "deliver told READY after its reload")
+    pid = service.logged("role.started", role="deliver")[-1]["pid"]
+    os.kill(int(pid), signal.SIGSTOP)
+    service.until(lambda: service.logged("role.hung", role="deliver"), "the watchdog")
+    service.until(lambda: service.logged("role.started", role="deliver")[-1]["pid"] != pid, "deliver again")
+    service.until(lambda: '"ok": true' in service.shown("deliver", "/readyz"), "deliver ready again")
 
     # SIGTERM in the middle of a load: everything ends in order and in time.
     feeder = threading.Thread(target=feed, args=(service,))

@@ -189,7 +189,7 @@ def run_all(settings: Settings, config: Path, orders: Orders) -> int:
         {role: [*command, role] for role in roles},
         clock=SystemClock(),
         drain_s=settings.service.drain_s + 2.0,
-        policy=RestartPolicy(watchdog_s=settings.service.watchdog_s),
+        policy=RestartPolicy(watchdog_s=settings.service.watchdog_s, reload_s=settings.service.reload_s),
         notifier=Notifier.of(os.environ, pid=os.getpid()),
     )
 
@@ -255,6 +255,7 @@ def _run_score(settings: Settings, stop: threading.Event, clock: Clock, notifier
             merged=True,
             anchors=store,
             on_held=parts.holds(settings, store, group_of(settings, "score")),
+            on_standing=parts.standing,
         )
         stack.callback(source.close)
         sink = stack.enter_context(closing(KafkaResults(KafkaSink(config), settings)))
@@ -309,6 +310,7 @@ def _run_watch(settings: Settings, stop: threading.Event, clock: Clock, notifier
             positions=lambda topic, partition: _position(store, topic, partition),
             anchors=store,
             on_held=parts.holds(settings, store, group_of(settings, "watch")),
+            on_standing=parts.standing,
         )
         stack.callback(source.close)
         progress = GroupProgress(
@@ -436,6 +438,10 @@ class Parts:
     def trouble(self, what: str | None) -> None:
         """Not ready while the work fails for reasons outside; see `Health.trouble`."""
         self.health.trouble("work", what, self.clock.monotonic_s())
+
+    def standing(self, fault: str | None) -> None:
+        """Not ready without partitions, unless they are rightly others'."""
+        self.health.trouble("group", fault, self.clock.monotonic_s())
 
     def holds(self, settings: Settings, store: Store, group: str) -> HoldNotices:
         """What is done about partitions that wait for an operator."""

@@ -139,6 +139,7 @@ class ServiceSettings(Section):
     roles: tuple[Literal["score", "watch", "deliver"], ...] = ("score", "watch", "deliver")
     drain_s: Seconds = 10.0
     watchdog_s: Seconds = 60.0
+    reload_s: Seconds = 300.0
 
 
 class Settings(Section):

@@ -72,7 +72,8 @@ def spawn(
 class RestartPolicy:
     """Pauses double from `pause_s` to `pause_max_s`; a child that lived `healthy_s` starts afresh.
 
-    A child that was ready and has given no sign of life for `watchdog_s` is killed; None: nobody watches.
+    A child that was ready and has given no sign of life for `watchdog_s` is killed; None: nobody watches. One that began
+    to reload and is not ready again within `reload_s` is killed as well: while it reloads it gives no signs.
     """
 
     pause_s: float = 1.0
@@ -80,6 +81,7 @@ class RestartPolicy:
     healthy_s: float = 60.0
     poll_s: float = 0.2
     watchdog_s: float | None = None
+    reload_s: float = 300.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -93,6 +95,7 @@ class _Child:
     listener: NotifyListener | None = None
     ready: bool = False
     alive_s: float = 0.0
+    reloading_since_s: float | None = None
 
 
 class Supervisor:
@@ -186,7 +189,7 @@ class Supervisor:
 
     def _heard(self, name: str, child: _Child) -> dict[str, str]:
         """What a child must know to be heard; each start is heard afresh."""
-        child.ready = False
+        child.ready, child.reloading_since_s = False, None
         if self._folder is None or self._policy.watchdog_s is None:
             return {}
         if child.listener is not None:
@@ -195,17 +198,22 @@ class Supervisor:
         return child.listener.environ(self._policy.watchdog_s)
 
     def _watch(self, name: str, child: _Child, now_s: float) -> None:
-        """Kill a child that was ready and has gone silent; its end is then like any other."""
+        """Kill a child that was ready and has gone silent, or whose reload does not end; its end is then like any other."""
         if child.listener is None or child.process is None or self._policy.watchdog_s is None:
             return
         told = child.listener.received()
         if told:
             child.alive_s = now_s
-        child.ready = "READY" in told or (child.ready and "RELOADING" not in told)
         if "READY" in told:
+            child.ready, child.reloading_since_s = True, None
             log.info("role.ready", role=name)
+        elif "RELOADING" in told:
+            child.ready, child.reloading_since_s = False, now_s
         if child.ready and now_s - child.alive_s > self._policy.watchdog_s:
             log.error("role.hung", role=name, silent_s=round(now_s - child.alive_s, 1))
+            child.process.kill()
+        elif child.reloading_since_s is not None and now_s - child.reloading_since_s > self._policy.reload_s:
+            log.error("role.hung", role=name, reloading_s=round(now_s - child.reloading_since_s, 1))
             child.process.kill()
 
     def _tell(self) -> None:

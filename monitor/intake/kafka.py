@@ -4,11 +4,15 @@ kafka-python calls rebalance listeners on its network thread, so they only note 
 assigned partition is held back until its start is known and checked: a stored position, the group's committed offset,
 or the policy for a new group. A start that the broker no longer has, or a topic that is not the one we read before, is
 refused: the partition is held, the others go on, and what an operator accepted is looked for every few seconds.
+
+How we stand in the group is watched, see `Membership`: a member that owns nothing for want of an answer, or beside
+partitions that belong to nobody, says so and acts.
 """
 
 from __future__ import annotations
 
 import logging
+import struct
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -26,11 +30,14 @@ from kafka.errors import (
     OffsetOutOfRangeError,
     TopicAlreadyExistsError,
 )
+from kafka.protocol.admin import DescribeGroupsRequest
+from kafka.protocol.consumer.metadata import ConsumerProtocolAssignment
 from kafka.structs import OffsetAndMetadata, TopicPartition
 
 from monitor.clock import Clock, SystemClock
 from monitor.errors import Fatal, Retryable
 from monitor.intake.anchors import Anchor, Anchors, Hold, HoldReason, Refused
+from monitor.intake.membership import GroupView, Membership, MembershipPolicy, Step
 from monitor.intake.merge import EventTimeMerge
 from monitor.records import Place
 
@@ -66,7 +73,8 @@ class KafkaConfig:
     request_timeout_ms: int = 30_000
     bootstrap_timeout_ms: int = 10_000
     settle_ms: int = 250
-    coordinator_max_s: float = 30.0
+    membership: MembershipPolicy = field(default_factory=MembershipPolicy)
+    goodbye_max_s: float = 5.0  # for a join that is on its way when we leave
     metadata_max_age_ms: int = 5_000
     look_again_s: float = 5.0  # at a partition that is held
 
@@ -106,7 +114,8 @@ class KafkaSource:
     """A consumer in a group. `positions` gives the stored next offset of a partition, or None to use the group's own.
 
     With `merged`, partitions are read in the order of their messages' timestamps, see `EventTimeMerge`. `anchors` remembers
-    which topic the offsets belong to; `on_held` is told of all partitions that are held whenever they change.
+    which topic the offsets belong to; `on_held` is told of all partitions that are held whenever they change, `on_standing`
+    at each poll why we own no partitions although we should, or None.
     """
 
     def __init__(
@@ -120,10 +129,11 @@ class KafkaSource:
         clock: Clock | None = None,
         anchors: Anchors | None = None,
         on_held: Callable[[Mapping[Partition, Hold]], None] = lambda _held: None,
+        on_standing: Callable[[str | None], None] = lambda _fault: None,
     ) -> None:
         clock = clock or SystemClock()
         self._config, self._positions = config, positions
-        self._anchors, self._on_held = anchors, on_held
+        self._anchors, self._on_held, self._on_standing = anchors, on_held, on_standing
         self._topic_ids: dict[TopicPartition, str] = {}
         self._unproved: dict[TopicPartition, int] = {}
         self._held: dict[TopicPartition, Hold] = {}
@@ -139,13 +149,15 @@ class KafkaSource:
         self._started: set[TopicPartition] = set()
         self._paused = False
         self._topics, self._group = list(topics), group
-        self._coordinated_s = clock.monotonic_s()
+        self._membership = Membership(config.membership, group=group, now_s=clock.monotonic_s())
+        self._view: Any = None
         self._asked_for_the_rest = False
-        self._consumer, self._listener = self._join()
+        self._consumer, self._listener, self._assignor = self._join()
 
     def poll(self, messages_max: int, timeout_ms: int) -> list[RawMessage]:
         """At most `messages_max` messages of partitions that are ours and not held; raises Retryable."""
-        self._rejoin_if_stuck()
+        if self._stand() is Step.BEGIN_ANEW:
+            self._begin_anew()
         try:
             self._start_assigned()
             _unpark(self._consumer)
@@ -244,10 +256,24 @@ class KafkaSource:
         return int(behind if fetched_end is not None else max(1, behind))
 
     def close(self) -> None:
+        self._finish_join_before_goodbye()
         self._consumer.close()
 
-    def _join(self) -> tuple[Any, _Listener]:
-        config = self._config
+    def _finish_join_before_goodbye(self) -> None:
+        """Who leaves in the middle of a join makes trouble for whoever comes next: the embedded broker goes on waiting for
+        an assignment from a leader that left, for ever. One that vanishes is forgotten with its session."""
+        coordinator = self._consumer._coordinator
+        give_up_s = self._clock.monotonic_s() + self._config.goodbye_max_s
+        with suppress(KafkaError):
+            while coordinator._join_task is not None:
+                if self._clock.monotonic_s() >= give_up_s:
+                    coordinator.reset_generation()  # vanish: without a name in the group there is no goodbye
+                    return
+                _finish_join(self._consumer)
+                self._consumer.poll(timeout_ms=100, max_records=1)
+
+    def _join(self) -> tuple[Any, _Listener, _Assignor]:
+        config, assignor = self._config, _Assignor()
         consumer = _connect(
             lambda: kafka.KafkaConsumer(
                 **config.client(),
@@ -255,7 +281,7 @@ class KafkaSource:
                 group_instance_id=config.static_member,
                 enable_auto_commit=False,
                 auto_offset_reset="none",
-                partition_assignment_strategy=[CooperativeStickyAssignor],
+                partition_assignment_strategy=[assignor],
                 session_timeout_ms=config.session_timeout_ms,
                 heartbeat_interval_ms=max(500, config.session_timeout_ms // 10),
                 max_poll_interval_ms=config.max_poll_interval_ms,
@@ -264,18 +290,23 @@ class KafkaSource:
             ),
             config,
         )
+        assignor.owned = consumer._subscription.assigned_partitions
         listener = _Listener(self, consumer)
         consumer.subscribe(topics=self._topics, listener=listener)
-        return consumer, listener
+        return consumer, listener, assignor
 
     def _ask_for_the_rest(self) -> None:
         """A static member that comes back gets what it had, and nobody rebalances. If it died in the middle of a move, what
-        was to move belongs to nobody since: so each asks once for another round, which takes nothing away from anybody."""
-        coordinator = self._consumer._coordinator
-        if self._config.static_member is None or self._asked_for_the_rest or not coordinator.stable():
+        was to move belongs to nobody since, and if it led the group, nobody looks out for partitions that are added: so each
+        asks once for another round, which takes nothing away from anybody."""
+        if self._config.static_member is None or self._asked_for_the_rest or not self._consumer._coordinator.stable():
             return
         self._asked_for_the_rest = True
-        coordinator.request_rejoin()
+        self._ask_for_a_round()
+
+    def _ask_for_a_round(self) -> None:
+        self._assignor.round += 1
+        self._consumer._coordinator.request_rejoin()
 
     def _replaced(self) -> Fatal:
         return Fatal(
@@ -283,29 +314,64 @@ class KafkaSource:
             "so this one must not go on; give each process a name of its own"
         )
 
-    def _rejoin_if_stuck(self) -> None:
-        """Begin anew with another consumer when the group's coordinator is not found for too long.
+    def _stand(self) -> Step:
+        """How we stand in the group, and what is to be done; what can be done at once is."""
+        now_s, coordinator = self._clock.monotonic_s(), self._consumer._coordinator
+        generation, owned = coordinator._generation, self._owned()
+        step = self._membership.seen(
+            now_s,
+            coordinator=coordinator.coordinator_id is not None,
+            stable=coordinator.stable(),
+            generation=(generation.generation_id, generation.member_id),
+            owned=owned,
+        )
+        if step is not Step.BEGIN_ANEW and (view := self._answered()) is not None:
+            told = self._membership.told(
+                view, now_s, us=generation.member_id, owned=owned, partitions=self._partitions()
+            )
+            step = told if told is Step.ASK_AGAIN else step
+        if step is Step.LOOK and self._view is None:
+            self._view = _look(self._consumer, self._group)
+        if step is Step.ASK_AGAIN:
+            unowned = [f"{topic}/{number}" for topic, number in sorted(self._membership.unowned())]
+            log.warning("kafka.asked_for_a_round", group=self._group, unowned=unowned)
+            self._ask_for_a_round()
+        self._on_standing(self._membership.fault())
+        return step
+
+    def _answered(self) -> GroupView | None:
+        """What the coordinator told since the last poll."""
+        if self._view is None or not self._view.is_done:
+            return None
+        answer, self._view = self._view, None
+        return _view_of(answer.value, self._group) if answer.succeeded() else None
+
+    def _owned(self) -> set[Partition]:
+        return {(p.topic, p.partition) for p in self._consumer._subscription.assigned_partitions()}
+
+    def _partitions(self) -> set[Partition]:
+        """Of our topics, as the broker told last."""
+        cluster = self._consumer._client.cluster
+        return {(topic, number) for topic in self._topics for number in cluster.partitions_for_topic(topic) or ()}
+
+    def _begin_anew(self) -> None:
+        """With another consumer, when the group's coordinator is not found or a join does not end.
 
         kafka-python 3.0.12 can wait for ever for the answer to one lost question, while polls go on as if all were well.
         Raises Retryable when the broker is away; the old consumer is kept then.
         """
-        now_s = self._clock.monotonic_s()
-        if self._consumer._coordinator.coordinator_id is not None:
-            self._coordinated_s = now_s
-        if now_s - self._coordinated_s < self._config.coordinator_max_s:
-            return
-        self._coordinated_s = now_s
         stuck, mute = self._consumer, self._listener
-        self._consumer, self._listener = self._join()
-        self._asked_for_the_rest = False
-        mute.deaf = True
-        log.warning("kafka.rejoined", group=self._group, waited_s=self._config.coordinator_max_s)
+        self._membership.begun_anew(self._clock.monotonic_s())
+        self._consumer, self._listener, self._assignor = self._join()
+        self._asked_for_the_rest, self._view = False, None
+        log.warning("kafka.rejoined", group=self._group)
         with self._lock:
+            mute.deaf = True
             ours = {(p.topic, p.partition) for p in self._started} | {(p.topic, p.partition) for p in self._assigned}
             self._lost += sorted(ours)
             self._started, self._assigned = set(), []
-            self._held.clear()
-            self._topic_ids.clear()
+            for known in (self._held, self._topic_ids, self._look_again_s, self._unproved):
+                known.clear()
         if self._merge is not None:
             self._merge.forget(ours)
         # A consumer that hangs may hang in closing too: nobody waits for it.
@@ -653,8 +719,6 @@ class _Listener(kafka.ConsumerRebalanceListener):  # type: ignore[misc]  # kafka
 
     def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
         source = self._source
-        if self.deaf:
-            return
         with source._lock:
             fresh = [p for p in assigned if p not in source._started and p not in source._assigned]
         if fresh:
@@ -662,19 +726,72 @@ class _Listener(kafka.ConsumerRebalanceListener):  # type: ignore[misc]  # kafka
             for partition in fresh:  # a placeholder position, so that no fetch asks for a reset; never read from
                 self._consumer.seek(partition, 0)
         with source._lock:  # told last: `poll` on the other thread must not start it before it is held back
-            source._assigned += fresh
+            if not self.deaf:
+                source._assigned += fresh
 
     def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:
         source = self._source
-        if self.deaf:
-            return
         with source._lock:
+            if self.deaf:
+                return
             source._lost += [(p.topic, p.partition) for p in revoked]
             source._started -= set(revoked)
             source._assigned = [p for p in source._assigned if p not in revoked]
             for partition in revoked:
                 for known in (source._topic_ids, source._held, source._look_again_s):
                     known.pop(partition, None)
+
+
+class _Assignor(CooperativeStickyAssignor):  # type: ignore[misc]  # kafka-python ships no types
+    """kafka-python 3.0.12 goes on claiming what it was assigned last even when it lost its place in the group: the leader
+    withholds a claimed partition from everybody until its owner gives it up, which one that has none never does. So only
+    what is really ours is claimed.
+
+    `round` makes us differ from before: a broker gives a follower that asks again in the very same words the old answer.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.owned: Callable[[], set[TopicPartition]] = set
+        self.round = 0
+
+    def metadata(self, topics: Sequence[str]) -> Any:
+        self.member_assignment = sorted(self.owned())
+        told = super().metadata(topics)
+        told.user_data = b"%d" % self.round
+        return told
+
+
+def _look(consumer: Any, group: str) -> Any:
+    """Ask the coordinator how the group stands: a future. Nobody waits for it."""
+    coordinator = consumer._coordinator
+
+    async def ask() -> Any:
+        request = DescribeGroupsRequest(groups=[group], include_authorized_operations=False)
+        return await coordinator._manager.send(request, node_id=coordinator.coordinator_id)
+
+    return coordinator._manager.call_soon(ask)
+
+
+def _view_of(answer: Any, group: str) -> GroupView | None:
+    """None: it knows nothing of the group, or won't tell us."""
+    for told in answer.groups:
+        if told.group_id == group and not told.error_code:
+            assigned = {member.member_id: _partitions_in(member.member_assignment) for member in told.members}
+            # The embedded broker never tells who has what; in a settled group somebody always has something.
+            return GroupView(
+                settled=told.group_state == "Stable",
+                members=set(assigned),
+                assigned=assigned if any(assigned.values()) else None,
+            )
+    return None
+
+
+def _partitions_in(assignment: bytes) -> list[Partition]:
+    try:
+        return [(p.topic, p.partition) for p in ConsumerProtocolAssignment.decode(assignment).partitions()]
+    except (struct.error, ValueError):
+        return []  # none was given
 
 
 def _connect(make: Callable[[], Client], config: KafkaConfig) -> Client:
@@ -719,6 +836,8 @@ def _drop_producer(producer: Any) -> None:
 
 def _close_quietly(consumer: Any) -> None:
     with suppress(Exception):
+        if consumer._coordinator._join_task is not None:
+            consumer._coordinator.reset_generation()  # no goodbye, see `KafkaSource._finish_join_before_goodbye`
         consumer.close()
 
 

@@ -12,15 +12,18 @@ from pathlib import Path
 import kafka
 import pytest
 from kafka.admin import KafkaAdminClient
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.errors import KafkaTimeoutError
 from kafka.future import Future
-from kafka.structs import TopicPartition
+from kafka.protocol.consumer.metadata import ConsumerProtocolAssignment
+from kafka.structs import MemberState, TopicPartition
 
 from monitor.broker import free_port
 from monitor.clock import ManualClock
 from monitor.errors import Fatal, Retryable
 from monitor.intake.anchors import Hold, HoldReason
 from monitor.intake.kafka import KafkaConfig, KafkaSink, KafkaSource, Partition, RawMessage, ensure_topics
+from monitor.intake.membership import MembershipPolicy
 from monitor.intake.progress import GroupProgress
 from monitor.store import Store
 from tests.kafka_broker import ApacheKafka
@@ -338,11 +341,131 @@ def test_an_old_event_is_no_old_record(config: KafkaConfig, topic: str) -> None:
 def test_a_coordinator_that_is_never_found_is_asked_for_anew(config: KafkaConfig, topic: str) -> None:
     """The client's question for it was lost: without a second consumer it would wait for ever and say nothing."""
     produce(config, topic, 10)
-    source = KafkaSource(replace(config, coordinator_max_s=1.0), topics=[topic], group=f"g-{topic}")
+    quick = replace(config, membership=MembershipPolicy(coordinator_max_s=1.0))
+    source = KafkaSource(quick, topics=[topic], group=f"g-{topic}")
     source._consumer._coordinator._find_coordinator_future = Future()
     seen = read_until(source, lambda seen: len(seen) >= 10)
     source.close()
     assert sorted(int(m.value or b"") for m in seen) == list(range(10))
+
+
+def test_a_join_that_never_ends_is_begun_anew(config: KafkaConfig, topic: str) -> None:
+    """The client waits for an answer that was lost. What it was given before that is given up, and read again."""
+    produce(config, topic, 10)
+    quick = replace(config, membership=MembershipPolicy(joining_max_s=6.0))
+    faults: list[str | None] = []
+    source = KafkaSource(quick, topics=[topic], group=f"g-{topic}", on_standing=faults.append)
+    read_until(source, lambda seen: len(seen) >= 10)
+    first, coordinator = source._consumer, source._consumer._coordinator
+    coordinator.request_rejoin()
+    coordinator._join_task = Future()
+    coordinator.state = MemberState.REBALANCING
+    lost: list[Partition] = []
+    read_until(source, lambda seen: bool(lost.extend(source.lost())) or len(seen) >= 10, polls_max=600)
+    assert source._consumer is not first
+    assert sorted(lost) == [(topic, 0), (topic, 1)]
+    source.close()
+    assert faults[0] is not None
+    assert faults[-1] is None
+
+
+@pytest.mark.parametrize("goodbye_max_s", [8.0, 0.0])
+def test_one_that_leaves_while_it_joins_leaves_nothing_behind(
+    config: KafkaConfig, topic: str, goodbye_max_s: float
+) -> None:
+    """As a reload does that comes too early. Whether its join ends in time or not: whoever comes next gets everything."""
+    hasty = KafkaSource(replace(config, goodbye_max_s=goodbye_max_s), topics=[topic], group=f"g-{topic}")
+    for _ in range(2_000):
+        hasty.poll(100, 1)
+        if hasty._consumer._coordinator.state is MemberState.REBALANCING:
+            break
+    assert hasty.assignment() == []
+    hasty.close()
+    produce(config, topic, 10)
+    faults: list[str | None] = []
+    source = KafkaSource(config, topics=[topic], group=f"g-{topic}", on_standing=faults.append)
+    seen = read_until(source, lambda seen: len(seen) >= 10)
+    source.close()
+    assert len(seen) == 10
+    assert faults[0] == f"no partitions: group g-{topic} is still being joined"
+    assert faults[-1] is None
+
+
+def test_a_surplus_member_is_told_apart_and_takes_over(config: KafkaConfig, topic: str) -> None:
+    """Two partitions, three members: the third owns nothing, and that is right; it gets its share when one leaves."""
+    faults: list[str | None] = []
+    group = f"g-{topic}"
+    first, second = (KafkaSource(config, topics=[topic], group=group) for _ in range(2))
+    owned([first, second], lambda sizes: sizes == [1, 1], polls_max=3_000)
+    third = KafkaSource(config, topics=[topic], group=group, on_standing=faults.append)
+    owned([first, second, third], lambda sizes: sizes == [1, 1, 0] and faults[-1] is None, polls_max=3_000)
+    assert faults[0] is not None
+    second.close()
+    owned([first, third], lambda sizes: sizes == [1, 1], polls_max=3_000)
+    for source in (first, third):
+        source.close()
+
+
+def test_partitions_that_nobody_got_are_asked_for(
+    config: KafkaConfig, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the leader forgot them for: without another round nobody would ever read them."""
+    assign = CooperativeStickyAssignor.assign
+    rounds = []
+
+    def forgetful(assignor: CooperativeStickyAssignor, cluster: object, members: Sequence[object]) -> dict[str, object]:
+        rounds.append(1)
+        given: dict[str, object] = assign(assignor, cluster, members)
+        nothing = ConsumerProtocolAssignment(1, [], b"")
+        return given if len(rounds) > 1 else dict.fromkeys(given, nothing)
+
+    monkeypatch.setattr(CooperativeStickyAssignor, "assign", forgetful)
+    produce(config, topic, 10)
+    faults: list[str | None] = []
+    quick = replace(config, membership=MembershipPolicy(look_empty_s=0.5, unowned_max_s=1.0))
+    source = KafkaSource(quick, topics=[topic], group=f"g-{topic}", on_standing=faults.append)
+    seen = read_until(source, lambda seen: len(seen) >= 10)
+    source.close()
+    assert len(seen) == 10
+    assert any("gave this member none" in fault for fault in faults if fault)
+
+
+@pytest.mark.kafka
+def test_one_that_does_not_lead_can_ask_for_a_round(apache_kafka: ApacheKafka) -> None:
+    """Kafka gives a follower that asks again in the same words the old answer: partitions that its leader forgot would
+    belong to nobody until somebody comes or goes."""
+    config = KafkaConfig(bootstrap_servers=apache_kafka.bootstrap_servers, session_timeout_ms=6_000)
+    topic = f"t-{uuid.uuid4().hex[:8]}"
+    ensure_topics(config, {topic: 2}, create=True)
+    members = [KafkaSource(config, topics=[topic], group=f"g-{topic}") for _ in range(2)]
+    owned(members, lambda sizes: sizes == [1, 1], polls_max=3_000)
+    (follower,) = [one for one in members if not one._consumer._coordinator._is_leader]
+    before = follower._consumer._coordinator._generation.generation_id
+    follower._ask_for_a_round()
+    for _ in range(600):
+        for member in members:
+            member.poll(100, 20)
+        if all(one._consumer._coordinator._generation.generation_id > before for one in members):
+            break
+    else:
+        pytest.fail("nobody made another round")
+    owned(members, lambda sizes: sizes == [1, 1])
+    assert [member.lost() for member in members if member is follower] == [[]]
+    for member in members:
+        member.close()
+
+
+def test_only_what_is_really_ours_is_claimed(config: KafkaConfig, topic: str) -> None:
+    """A member that was thrown out goes on claiming what it had: the leader would keep that for it, and it for nobody."""
+    source = KafkaSource(config, topics=[topic], group=f"g-{topic}")
+    owned([source], lambda sizes: sizes == [2])
+    coordinator = source._consumer._coordinator
+    ((_, told),) = coordinator.group_protocols()
+    assert [list(one.partitions) for one in told.owned_partitions] == [[0, 1]]
+    source._consumer._subscription.assign_from_subscribed([])  # as the client does when it was thrown out
+    ((_, told),) = coordinator.group_protocols()
+    source.close()
+    assert told.owned_partitions == []
 
 
 def test_a_partition_that_went_and_came_back_is_held_until_its_loss_was_told(config: KafkaConfig, topic: str) -> None:

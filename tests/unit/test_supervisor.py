@@ -79,7 +79,7 @@ def supervise(
         {role: [role] for role in roles},
         clock=world.clock,
         drain_s=5,
-        policy=RestartPolicy(pause_s=1, pause_max_s=4, poll_s=0.5, watchdog_s=watchdog_s),
+        policy=RestartPolicy(pause_s=1, pause_max_s=4, poll_s=0.5, watchdog_s=watchdog_s, reload_s=20),
         spawn=world.spawn,
         notifier=notifier,
     )
@@ -124,18 +124,39 @@ def test_a_role_that_was_ready_and_goes_silent_is_killed_and_started_again() -> 
     assert second[1].signals == [signal.SIGTERM], "the second was never ready: whoever waits for a broker is not hung"
 
 
-def test_a_role_that_reloads_is_not_hung_until_it_is_ready_again() -> None:
-    world = World(ManualClock(), rounds=60)
+def reloading(world: World, *, ready_again_at_s: float) -> None:
+    """The first is ready at once, begins to reload after two seconds, and is ready and alive again some time later."""
 
     def live(_round: int) -> None:
-        if world.clock.monotonic_s() == 1:
-            world.notifiers[0].ready()
-        if world.clock.monotonic_s() == 2:
-            world.notifiers[0].reloading(2)
+        first, now_s = world.notifiers[0], world.clock.monotonic_s()
+        if now_s == 1:
+            first.ready()
+        if now_s == 2:
+            first.reloading(2)
+        if now_s == ready_again_at_s:
+            first.ready()
+        if now_s > ready_again_at_s:
+            first.watchdog()
 
     world.each_round = live
-    assert supervise(world, ["score"], watchdog_s=5) == EXIT_GOOD
+
+
+def test_a_role_that_reloads_is_not_hung_before_its_time_is_over() -> None:
+    """Ten times as long as a silent role is suffered: a model that is loaded gives no signs of life."""
+    world = World(ManualClock(), rounds=100)
+    reloading(world, ready_again_at_s=20)
+    assert supervise(world, ["score"], watchdog_s=2) == EXIT_GOOD
     assert len(world.started) == 1
+
+
+def test_a_reload_that_does_not_end_is_killed_and_started_again() -> None:
+    world = World(ManualClock(), rounds=100)
+    reloading(world, ready_again_at_s=1_000)
+    assert supervise(world, ["score"], watchdog_s=2) == EXIT_GOOD
+    first, second = world.started
+    assert first[1].signals == [signal.SIGKILL]
+    assert 22 < second[0] <= 24.5
+    assert second[1].signals == [signal.SIGTERM], "it was killed once, for one reload"
 
 
 def test_our_own_manager_hears_that_all_are_ready_and_that_we_live(tmp_path: Path) -> None:

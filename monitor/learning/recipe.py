@@ -113,7 +113,11 @@ class Stop(Part):
 
 
 class Recipe(Part):
-    """The whole file; every key has a default."""
+    """The whole file; every key has a default.
+
+    `base`: packaged:NAME, a folder with an encoder, the `best` folder of an earlier run (its heads go on too; split as it
+    split, or its training rows may come to judge), or a hub name.
+    """
 
     name: str = "tapewatch"
     base: str = "packaged:minilm"

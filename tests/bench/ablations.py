@@ -117,9 +117,10 @@ def judge(network: Network, tokenizer: Tokenizer, recipe: Recipe, rows: Rows) ->
     found: dict[str, float] = {}
     for source in dict.fromkeys(row.source for row in rows):
         own = [row for row in rows if row.source == source]
+        asked = recipe
         if not any(_names(key, source) for key in (*recipe.data.document_heads, *recipe.data.mention_heads)):
-            own, recipe = _as_served(own, recipe, source)
-        outputs = gather_outputs(network, make_examples(own, tokenizer, recipe, topics=(), events=()))
+            own, asked = _as_served(own, recipe, source)
+        outputs = gather_outputs(network, make_examples(own, tokenizer, asked, topics=(), events=()))
         for key, answers in outputs.items():
             task, _, head = key.partition(":")
             if task in {"document", "mention"}:

@@ -20,8 +20,10 @@ check: $(VENV)/.installed-all
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-unit: $(VENV)/.installed-all
-	$(BIN)/python -m pytest $(ARGS)
+WORKERS ?= 3
+
+unit: $(VENV)/.installed-all  ## every test; most of them wait for a service most of the time, so WORKERS=3 go side by side
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 services:  ## PostgreSQL's server binaries and a C compiler, for the tests that start their own server or break the machine
 	@command -v cc >/dev/null 2>&1 \

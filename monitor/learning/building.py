@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from exporters.network import Network, NetworkSpec
-from monitor.learning.bases import encoder_config
+from exporters.network import Network, NetworkSpec, load_run
+from monitor.errors import Fatal
+from monitor.learning.bases import base_model_of, encoder_config, is_run
 from monitor.learning.recipe import Recipe, head_for
 from monitor.learning.rows import LabelledRow
 
@@ -35,7 +36,7 @@ def spec_of(base: Path, rows: Sequence[LabelledRow], recipe: Recipe) -> NetworkS
     evidence = bool(recipe.tasks.evidence) and any(m.evidence for r in rows for m in r.mentions)
     return NetworkSpec(
         encoder=config,
-        base_model=recipe.base,
+        base_model=base_model_of(base) or recipe.base,
         hidden=int(config.get("hidden_size", 768)),
         pad_id=int(config.get("pad_token_id") or 0),
         tokens_max=recipe.run.tokens_max,
@@ -52,11 +53,45 @@ def spec_of(base: Path, rows: Sequence[LabelledRow], recipe: Recipe) -> NetworkS
 
 
 def build_network(base: Path, spec: NetworkSpec, recipe: Recipe) -> Network:
+    """A network with the heads of `spec` on the encoder of `base`.
+
+    Where `base` is an earlier run's network, each head that the two have in common goes on as it was. Raises Fatal naming
+    the file when that network doesn't load.
+    """
+    try:
+        earlier = load_run(base) if is_run(base) else None
+    except (FileNotFoundError, ValueError) as err:
+        raise Fatal(f"base {base}: {err}") from err
+    network = Network(_encoder(base, spec, recipe, earlier), spec)
+    if earlier is not None:
+        network.load_state_dict(_heads_in_common(earlier, network), strict=False)
+    return network
+
+
+def _heads_in_common(earlier: Network, network: Network) -> dict[str, Tensor]:
+    """What the earlier network's heads learnt, but for those whose labels are others now."""
+    before, now, own = earlier.spec, network.spec, network.state_dict()
+    relabelled = [
+        name
+        for name, same in (("topic.", before.topics == now.topics), ("events.", before.events == now.events))
+        if not same
+    ]
+    return {
+        name: value
+        for name, value in earlier.state_dict().items()
+        if not name.startswith(("encoder.", *relabelled)) and name in own and own[name].shape == value.shape
+    }
+
+
+def _encoder(base: Path, spec: NetworkSpec, recipe: Recipe, earlier: Network | None) -> nn.Module:
     from transformers import AutoModel
 
-    pooling = {"add_pooling_layer": False} if spec.encoder["model_type"] in {"bert", "mpnet", "roberta"} else {}
-    options = {"attn_implementation": "eager", "dtype": torch.float32, **pooling}
-    encoder = AutoModel.from_pretrained(str(base), **options)  # a folder, nothing is downloaded  # nosec B615
+    if earlier is not None:
+        encoder = earlier.encoder
+    else:
+        pooling = {"add_pooling_layer": False} if spec.encoder["model_type"] in {"bert", "mpnet", "roberta"} else {}
+        options = {"attn_implementation": "eager", "dtype": torch.float32, **pooling}
+        encoder = AutoModel.from_pretrained(str(base), **options)  # a folder, nothing is downloaded  # nosec B615
     if recipe.peft.kind != "none":
         from peft import LoraConfig, get_peft_model
 
@@ -68,7 +103,7 @@ def build_network(base: Path, spec: NetworkSpec, recipe: Recipe) -> Network:
             target_modules="all-linear",
         )
         encoder = get_peft_model(encoder, adapters)
-    return Network(encoder, spec)
+    return encoder
 
 
 def layers_of(network: Network) -> list[nn.Module]:

@@ -87,7 +87,7 @@ def finish_run(run: Path, rows: Sequence[LabelledRow]) -> Finished:
     generated = augmented_rows(data.augment_rows, seed=recipe.run.seed)
     card = model_card(
         name=recipe.name,
-        base_model=recipe.base,
+        base_model=spec.base_model,
         licences=licences([*rows, *generated]),
         rows=counts([*rows, *generated]),
         figures={

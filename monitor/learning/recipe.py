@@ -106,14 +106,23 @@ class Run(Part):
 
 
 class Stop(Part):
-    """Stop after `patience` evaluations (one an epoch) without a better `metric` on the validation split."""
+    """Stop after `patience` evaluations (one an epoch) without a better `metric` on the validation split.
 
-    metric: Literal["score", "document_macro_f1", "mention_macro_f1", "topic_accuracy", "events_micro_f1"] = "score"
+    `score` is the mean over all tasks, `sentiment` over the served heads for texts and companies.
+    """
+
+    metric: Literal[
+        "score", "sentiment", "document_macro_f1", "mention_macro_f1", "topic_accuracy", "events_micro_f1"
+    ] = "score"
     patience: Count = 2
 
 
 class Recipe(Part):
-    """The whole file; every key has a default."""
+    """The whole file; every key has a default.
+
+    `base`: packaged:NAME, a folder with an encoder, the `best` folder of an earlier run (its heads go on too; split as it
+    split, or its training rows may come to judge), or a hub name.
+    """
 
     name: str = "tapewatch"
     base: str = "packaged:minilm"

@@ -35,6 +35,9 @@ def validate(network: Network, examples: Sequence[Example], *, bf16: bool = Fals
         metrics["evidence_token_f1"] = tag_f1([(np.array(t), np.array(p).argmax(-1)) for p, t in gathered["evidence"]])
     chosen = [v for k, v in metrics.items() if k.endswith(("macro_f1", "topic_accuracy", "micro_f1", "token_f1"))]
     metrics["score"] = float(np.mean(chosen)) if chosen else -math.inf
+    served = [metrics[name] for name in ("document_macro_f1", "mention_macro_f1") if name in metrics]
+    if served:
+        metrics["sentiment"] = float(np.mean(served))
     return {name: round(value, 5) for name, value in metrics.items()}
 
 

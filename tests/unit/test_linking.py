@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,9 @@ def cases() -> list[tuple[str, str, set[str]]]:
     return found
 
 
-def test_the_labelled_cases_are_linked_with_the_stated_precision_and_recall(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_labelled_cases_are_linked_with_the_stated_precision_and_recall(
+    record_property: Callable[[str, object], None],
+) -> None:
     hit = said = meant = 0
     wrong = []
     for channel, text, expected in cases():
@@ -36,8 +39,7 @@ def test_the_labelled_cases_are_linked_with_the_stated_precision_and_recall(caps
         if got != expected:
             wrong.append(f"{text!r}: {sorted(got)} instead of {sorted(expected)}")
     precision, recall = hit / said, hit / meant
-    with capsys.disabled():
-        print(f"\nlinking: {len(cases())} cases, precision {precision:.3f}, recall {recall:.3f}")  # noqa: T201
+    record_property("told", f"linking: {len(cases())} cases, precision {precision:.3f}, recall {recall:.3f}")
     assert len(cases()) >= 200
     assert precision >= 0.95, wrong
     assert recall >= 0.95, wrong

@@ -53,6 +53,32 @@ def test_upper_layers_and_heads_learn_faster(base: Path) -> None:
     assert {rate for name, rate in named.items() if not name.startswith("encoder.")} == {4e-3}
 
 
+def test_an_earlier_run_goes_on_with_its_heads(base: Path, tmp_path: Path) -> None:
+    """All but the one whose labels are others now; what it was made from stays known."""
+    recipe = recipe_of(base)
+    train(rows_of(), recipe, tmp_path / "first")
+    best = tmp_path / "first" / "best"
+    others = [msgspec.structs.replace(r, topic="currencies") if r.topic == "people" else r for r in rows_of()]
+    again = build_network(best, spec_of(best, others, recipe), recipe)
+    assert again.spec.base_model == str(base)
+    before, after = load_run(best).state_dict(), again.state_dict()
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    assert {name for name in before if name not in same and name.endswith("weight")} == {
+        "topic.1.weight",
+        "topic.4.weight",
+    }
+
+
+def test_an_earlier_run_whose_weights_do_not_fit_is_named(base: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(base)
+    train(rows_of(), recipe, tmp_path / "first")
+    best = tmp_path / "first" / "best"
+    spec = json.loads((best / "network.json").read_text("utf-8"))
+    (best / "network.json").write_text(json.dumps(spec | {"evidence": False}), "utf-8")
+    with pytest.raises(Fatal, match=r"model\.safetensors: does not fit"):
+        network_of(best, recipe)
+
+
 def test_norms_and_biases_do_not_decay(base: Path) -> None:
     recipe = recipe_of(base, optimiser={"weight_decay": 0.1})
     groups = build_optimiser(network_of(base, recipe), recipe).param_groups

@@ -95,6 +95,7 @@ STATE_VERSION = 2
 HOUR_MS = 3_600_000
 HORIZON_MS = 24 * HOUR_MS
 MARKET_WINDOW_MS = 1000 * MARKET_S
+RECORD_H_MIN = 2  # hours of a channel: before, everything is unheard of and nothing is unusual
 SILENT_AGAIN_MS = 6 * HOUR_MS
 TELLERS_MS = 4 * HOUR_MS
 STRANGERS_MAX = 0.5  # where nearly everybody is always new, newcomers can't be told apart
@@ -491,12 +492,9 @@ class PartitionCore:
             if isinstance(story, Story):
                 story.copies += 1
             return _UNHEARD, False
-        if mention.abstained:
-            negative_u = positive_u = polarity_u = 0
-        else:
-            negative_u = round(total_u * mention.probabilities[0])
-            positive_u = round(total_u * mention.probabilities[2])
-            polarity_u = round(total_u * mention.polarity)
+        negative_u = round(total_u * mention.probabilities[0])
+        positive_u = round(total_u * mention.probabilities[2])
+        polarity_u = round(total_u * mention.polarity)
         heard.token = story = Story(
             at_ms=at_ms,
             total_u=total_u,
@@ -653,7 +651,9 @@ class PartitionCore:
                 best[signal.kind] = (channel, signal)
 
         for channel in sorted(channels):
-            ear, habit = entity.ears[channel], entity.habits[channel]
+            ear, habit, market = entity.ears[channel], entity.habits[channel], self._markets[channel]
+            if market.hour - market.first_hour < RECORD_H_MIN:
+                continue
             sums, voices_min = ear.sums, self._voices_min(channel)
             sums.expire(at_ms)
             if sums.total(-1) < voices_min:

@@ -1,9 +1,9 @@
 """What is usual: how often and in which tone an entity is spoken of, by hour of the week, and what the market does.
 
 Volume is negative binomial: a Poisson rate per entity and channel, times an hour-of-week profile of the whole partition,
-with an overdispersion from the entity's own past. The rate has a gamma prior worth `prior_hours` of the average entity, so
-that the predictive spread is wider while there is little record (Gelman et al., Bayesian Data Analysis 3rd ed., § 2.6:
-gamma-Poisson mixtures are negative binomial). All memory decays with one half-life, lazily: an idle entity costs nothing.
+with an overdispersion from the entity's own past. The rate is drawn towards the average entity's as if that had been heard
+for `prior_hours`; its spread is that of companies among themselves, a gamma of shape 1, until own voices narrow it (Gelman et
+al., Bayesian Data Analysis 3rd ed., § 2.6: gamma-Poisson mixtures are negative binomial). All memory decays with one half-life, lazily: an idle entity costs nothing.
 Past bursts are clipped before they enter, so that one crisis does not make the next one usual.
 """
 
@@ -254,7 +254,7 @@ def expected(habit: Habit, market: Market, *, at_ms: int, rules: BaselineRules, 
     mean = rate * 4
     spread = ((habit.squares * faded) + 12 * (mean + mean**2 * (1 + 1 / rules.dispersion))) / (blocks + 12)
     over = max(spread - mean, 0.0) / mean**2 - 1.0  # 1/r of the negative binomial: Var = m + m²/r
-    over = min(max(over, 0.02), 0.2) + 1.0 / (voices + prior_n + 1.0)
+    over = min(max(over, 0.02), 0.2) + 1.0 / (voices + 1.0)
     prior_w = rules.tone_prior_voices
     prior_tone = market.sector_tones.get(sector, market.tone)
     return Expected(

@@ -6,11 +6,14 @@ Two parts, both driven by event time alone:
    fires once per stretch, so autocorrelation within it doesn't matter. The record of a detector holds the peaks of the
    whole watchlist, fading with one half-life, and answers how many episodes a day reach a score s:
 
-       λ(s) = (#{peaks ≥ s} − ½ + D₀ · E · 10^−s) / (D + D₀)
+       λ(s) = (#{peaks ≥ s} − ½ + D₀ · E · 10^(−s / h)) / (D + D₀)
 
    a conformal rank (Vovk, Gammerman & Shafer 2005, ch. 2) over D days with the episode at hand in the record, counted by
    half (mid-p: Lancaster 1961) because the full rank fires too seldom while the record is short, but in full at a cold start; D₀ days of theory (E
-   entities, one look a day) stand in for a record. λ(s) / E is the p-value that an alert shows: the share of entity-days that
+   entities, one look a day) stand in for a record. Where fewer than five are louder, a count is coarse and two real bursts on
+   one day would make all others wait for a third as loud: there the tail goes on as the highest twenty peaks fell, exponential
+   in log(1 + s), that is Pareto (peaks over threshold: Pickands 1975; its index as in Hill 1975). On null replays of real streams a score s was reached as often as theory
+   says of 0.3 s to 0.7 s, so at a cold start h is 3; it falls to 1 within three days, when the record speaks. λ(s) / E is the p-value that an alert shows: the share of entity-days that
    are as loud. Detectors have weights (weighted p-values: Genovese, Roeder & Wasserman 2006).
 
 2. Account. Ranks are right on average only when the future is like the record, and a peak that is told once may be heard
@@ -32,17 +35,21 @@ Real events are in the record and are paid from the account: the budget bounds a
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from monitor.alerting.rules import KINDS, BudgetRules
-from monitor.records import AlertKind
+from monitor.alerting.rules import BudgetRules
 
 DAY_MS = 86_400_000
 HOUR_MS = 3_600_000
 _BINS = 288  # of width 2% of 1 + score, which is enough for scores up to 300
 _BINS_A_NEPER = 50.0
 _COLD_DAYS = 3.0
+_HEAVY = 3.0  # how many times too large scores are taken to be at a cold start
+_RANKED_MIN = 5.0  # where fewer are louder, the tail speaks
+_TAIL = 20.0  # peaks that it is fitted to, at most; and at least
+_TAIL_MIN = 5.0
 _ACCOUNT_MAX = 8.0  # alerts; or what is earned in so many days, whichever is more
 _ACCOUNT_DAYS_MAX = 10.0
 
@@ -82,16 +89,18 @@ class Budget:
 
     __slots__ = ("_fade", "_gap_ms", "_most", "_per_day", "_rules", "_sure", "_weights", "state")
 
-    def __init__(self, *, rules: BudgetRules, gap_ms: int, share: float, state: BudgetState) -> None:
+    def __init__(
+        self, *, rules: BudgetRules, shares: Mapping[str, float], gap_ms: int, share: float, state: BudgetState
+    ) -> None:
         self.state = state
         self._rules, self._gap_ms = rules, gap_ms
         self._per_day = rules.false_alerts_per_day * share
         self._most = max(_ACCOUNT_MAX, _ACCOUNT_DAYS_MAX * self._per_day)
-        self._weights: dict[AlertKind, float] = {kind: getattr(rules, kind) for kind in KINDS}
-        self._sure: dict[AlertKind, tuple[int, float]] = {}
+        self._weights = shares
+        self._sure: dict[str, tuple[int, float]] = {}
         self._fade = 0.5 ** (1.0 / (24.0 * rules.half_life_days))
-        for kind in KINDS:
-            state.ledgers.setdefault(kind, Ledger())
+        for name in shares:
+            state.ledgers.setdefault(name, Ledger())
 
     def move_to(self, at_ms: int) -> None:
         """Let the record fade to this moment, hour by hour; call it before the readings of a moment."""
@@ -103,63 +112,68 @@ class Budget:
         fade = self._fade**passed
         # The sum of a geometric series: what `passed` hours are worth, each faded by those after it.
         state.days = state.days * fade + (1.0 - fade) / (1.0 - self._fade) / 24.0
-        for ledger in state.ledgers.values():
-            ledger.peaks = [weight * fade for weight in ledger.peaks]
-            ledger.now = {
+        for record in state.ledgers.values():
+            record.peaks = [weight * fade for weight in record.peaks]
+            record.now = {
                 name: Episode(each.started_ms, each.bin, each.weight * fade)
-                for name, each in ledger.now.items()
+                for name, each in record.now.items()
                 if at_ms - each.started_ms <= self._gap_ms
             }
 
-    def observe(self, kind: AlertKind, entity: str, score: float, at_ms: int) -> None:
+    def observe(self, ledger: str, entity: str, score: float, at_ms: int) -> None:
         """Take a reading into the record. Readings come in event-time order."""
-        ledger = self.state.ledgers[kind]
+        record = self.state.ledgers[ledger]
         where = _bin(score)
-        episode = ledger.now.get(entity)
+        episode = record.now.get(entity)
         if episode is None or at_ms - episode.started_ms > self._gap_ms:
-            ledger.now[entity] = Episode(at_ms, where, 1.0)
-            ledger.peaks[where] += 1.0
+            record.now[entity] = Episode(at_ms, where, 1.0)
+            record.peaks[where] += 1.0
         elif where > episode.bin:
-            ledger.peaks[episode.bin] -= episode.weight
-            ledger.peaks[where] += episode.weight
+            record.peaks[episode.bin] -= episode.weight
+            record.peaks[where] += episode.weight
             episode.bin = where
 
-    def may_fire(self, kind: AlertKind, score: float, at_ms: int) -> bool:
+    def may_fire(self, ledger: str, score: float, at_ms: int) -> bool:
         """False where `rate` is certain to be above what is allowed for the rest of the hour: most readings end here.
 
         Within an hour the record only grows and what is allowed grows with the clock alone, so a score that can't fire
         by the hour's end, theory left aside, can't fire before.
         """
-        hour, floor = self._sure.get(kind, (-1, 0.0))
+        hour, floor = self._sure.get(ledger, (-1, 0.0))
         if hour != self.state.at_hour:
-            floor = self._floor(kind, (at_ms // HOUR_MS + 1) * HOUR_MS)
-            self._sure[kind] = (self.state.at_hour, floor)
+            floor = self._floor(ledger, (at_ms // HOUR_MS + 1) * HOUR_MS)
+            self._sure[ledger] = (self.state.at_hour, floor)
         return score >= floor
 
-    def _floor(self, kind: AlertKind, at_ms: int) -> float:
-        most = self.allowed(kind, at_ms) * (self.state.days + self._rules.prior_days) + 0.5
-        louder, peaks = 0.0, self.state.ledgers[kind].peaks
+    def _floor(self, ledger: str, at_ms: int) -> float:
+        most = max(_RANKED_MIN, self.allowed(ledger, at_ms) * (self.state.days + self._rules.prior_days) + 0.5)
+        louder, peaks = 0.0, self.state.ledgers[ledger].peaks
         for where in range(_BINS - 1, -1, -1):
             louder += peaks[where]
             if louder > most:
                 return math.expm1(where / _BINS_A_NEPER)
         return 0.0
 
-    def rate(self, kind: AlertKind, score: float, entities: int) -> float:
+    def rate(self, ledger: str, score: float, entities: int) -> float:
         """Episodes a day, over this partition, that reach `score`, itself included if it was observed."""
         rules, state = self._rules, self.state
         place = min(_BINS_A_NEPER * math.log1p(score), _BINS - 1.0)
-        where, peaks = int(place), state.ledgers[kind].peaks
+        where, peaks = int(place), state.ledgers[ledger].peaks
         louder = sum(peaks[where + 1 :]) + peaks[where] * (where + 1.0 - place)
-        theory = rules.prior_days * entities * 10.0**-score
-        half = 0.5 * min(1.0, state.days / _COLD_DAYS)
-        return float((max(louder, 1.0) - half + theory) / (state.days + rules.prior_days))
+        known = min(1.0, state.days / _COLD_DAYS)
+        theory = rules.prior_days * entities * 10.0 ** (-score / (_HEAVY + (1.0 - _HEAVY) * known))
+        louder = max(louder, 1.0)
+        count = louder - 0.5 * known
+        if louder < _RANKED_MIN and (beyond := _beyond(peaks, place)) is not None:
+            share = (louder - 1.0) / (_RANKED_MIN - 1.0)
+            count = share * count + (1.0 - share) * min(count, beyond)
+        return float((count + theory) / (state.days + rules.prior_days))
 
-    def allowed(self, kind: AlertKind, at_ms: int) -> float:
+    def allowed(self, ledger: str, at_ms: int) -> float:
         """Episodes a day that this detector may turn into alerts now."""
         account = min(self.state.account + self._per_day * (at_ms - self.state.account_ms) / DAY_MS, self._most)
         # Held below what a float can bear: with thousands a day unspent, anything may fire anyway.
-        return self._weights[kind] * self._per_day * math.exp(min(self._gain() * account, 50.0))
+        return self._weights[ledger] * self._per_day * math.exp(min(self._gain() * account, 50.0))
 
     def spend(self, at_ms: int) -> None:
         """An alert was opened."""
@@ -168,12 +182,12 @@ class Budget:
         state.account = max(min(state.account + earned, self._most) - 1.0, -self._most)
         state.account_ms = at_ms
 
-    def needed(self, kind: AlertKind, at_ms: int, entities: int) -> float:
+    def needed(self, ledger: str, at_ms: int, entities: int) -> float:
         """The smallest score that fires now, by bisection; what evidence and flip margin are measured against."""
-        low, high, allowed = 0.0, 320.0, self.allowed(kind, at_ms)
+        low, high, allowed = 0.0, 320.0, self.allowed(ledger, at_ms)
         for _ in range(40):
             middle = (low + high) / 2
-            if self.rate(kind, middle, entities) <= allowed:
+            if self.rate(ledger, middle, entities) <= allowed:
                 high = middle
             else:
                 low = middle
@@ -181,6 +195,20 @@ class Budget:
 
     def _gain(self) -> float:
         return max(self._rules.gain, 1.0 / (self.state.days + self._rules.prior_days))
+
+
+def _beyond(peaks: Sequence[float], place: float) -> float | None:
+    """How many of so many peaks a tail that goes on as the highest of them fell would have at this place; None with few."""
+    wanted = min(_TAIL, sum(peaks) / 2.0)
+    if wanted < _TAIL_MIN:
+        return None
+    count, excess, where = 0.0, 0.0, _BINS
+    while count < wanted:
+        where -= 1
+        count += peaks[where]
+        excess += peaks[where] * (where + 0.5)
+    spread = max(excess / count - where, 0.5)
+    return count * math.exp(-max(place - where, 0.0) / spread)
 
 
 def _bin(score: float) -> int:

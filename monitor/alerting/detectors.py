@@ -1,7 +1,8 @@
 """Four detectors, each a pure function from a window and what it should hold to a score: minus the decimal log of a p-value.
 
 - burst: more voices than usual, in standard deviations of the negative binomial (its Pearson residual: McCullagh & Nelder
-  1989, § 2.4.1), over how far the entity's own days usually go; plus a part of how clearly they lean in one direction. The
+  1989, § 2.4.1), over how far the entity's own days usually go; plus a part of how clearly they lean in one direction. That
+  is the sign of their tone against the entity's own; what the whole market's tone has moved adds nothing to the score. The
   Pearson residual and not the likelihood root: against prices a few voices on a silent company are worth more than the
   root grants them.
 - tone: the mean polarity of independent voices against the entity's own shrunk mean and the market's move (a z-test).
@@ -52,8 +53,9 @@ def burst(voices: Voices, usual: Expected, window_s: int, rules: DetectorRules) 
     excess = surplus(voices.total, usual.voices, usual.size)
     if excess <= 0.0:
         return None
-    tone = voices.polarity / voices.total - usual.tone - usual.market_tone
-    lean = abs(tone) * math.sqrt(voices.total / usual.variance)
+    tone = voices.polarity / voices.total - usual.tone
+    own = tone - usual.market_tone
+    lean = max(0.0, math.copysign(own, tone * own)) * math.sqrt(voices.total / usual.variance)
     return Signal(
         kind="burst",
         direction="negative" if tone < 0 else "positive",

@@ -74,9 +74,8 @@ def decompose(said: Sequence[Said], *, usual: float, channel_tone: float, source
     total = sum(each.weight for each in said)
     if not total:
         return Shift(0.0, usual, -usual, 0.0, 0.0)
-    heard = [each for each in said if not each.mention.abstained]
-    levelled = sum(each.weight * each.mention.polarity for each in heard) / total
-    judged = sum(each.weight * _judged(each.mention) for each in heard) / total
+    levelled = sum(each.weight * each.mention.polarity for each in said) / total
+    judged = sum(each.weight * _judged(each.mention) for each in said) / total
     mix = sum(each.weight * (source_tone(each.mention.source) - channel_tone) for each in said) / total
     return Shift(judged, usual, levelled - usual - mix, mix, judged - levelled)
 
@@ -139,13 +138,12 @@ def _prefix(count: int, enough: Callable[[int], bool]) -> int:
 
 
 def sums_of(said: Sequence[Said]) -> Voices:
-    """An abstained judgement is a voice without a tone."""
-    heard = [each for each in said if not each.mention.abstained]
+    """An abstained judgement counts at what it expects: of many posts each is uncertain, and their mean is not."""
     return Voices(
         total=sum(each.weight for each in said),
-        negative=sum(each.weight * each.mention.probabilities[0] for each in heard),
-        positive=sum(each.weight * each.mention.probabilities[2] for each in heard),
-        polarity=sum(each.weight * each.mention.polarity for each in heard),
+        negative=sum(each.weight * each.mention.probabilities[0] for each in said),
+        positive=sum(each.weight * each.mention.probabilities[2] for each in said),
+        polarity=sum(each.weight * each.mention.polarity for each in said),
     )
 
 

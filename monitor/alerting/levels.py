@@ -59,7 +59,7 @@ class Level(msgspec.Struct, array_like=True):
 
     def hear(self, mention: ScoredMention) -> None:
         """Take a judgement of a model that is not known well yet into the estimate, and set a mark when one is due."""
-        if mention.abstained or self.heard >= MARKS[-1]:
+        if self.heard >= MARKS[-1]:
             return
         self.heard += 1
         count = self.told[mention.entity] = self.told.get(mention.entity, 0) + 1
@@ -102,7 +102,7 @@ class Levels(msgspec.Struct, array_like=True):
     def level(self, mention: ScoredMention) -> ScoredMention:
         """As `hear` did it, without learning from it."""
         level = self.models.get(mention.model)
-        if level is None or mention.abstained:
+        if level is None:
             return mention
         key = (mention.published_at_ms, mention.id)
         mark = next((mark for mark in reversed(level.marks) if (mark.at_ms, mark.id) < key), None)

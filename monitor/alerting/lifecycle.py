@@ -3,6 +3,9 @@
 score   ───╱▔▔▔▔╲___╱▔╲_______________      opens where it may fire: at once when clear, after `pending_s` when it is
 needed  ─ ─●─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─      barely loud enough; closes after `calm_s` below `close_share` × needed;
 close   ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─[calm]●         the same direction then stays quiet for `cooldown_s` unless half as loud again
+
+How loud it is: its score over the one needed. A burst has several windows, each with a needed score of its own; the loudest
+of them counts, so that one seen within minutes lasts as long as it would have, had only the longest window seen it.
 """
 
 from __future__ import annotations
@@ -45,11 +48,11 @@ OPENED: dict[AlertKind, Reason] = {
 
 
 class OpenAlert(msgspec.Struct, array_like=True):
-    """An alert that lasts, as an entity keeps it. `needed` is the score that it had to reach."""
+    """An alert that lasts, as an entity keeps it. `needed`: the scores that it had to reach, by ledger; `peak`: how loud it was."""
 
     alert: Alert
     channel: str
-    needed: float
+    needed: dict[str, float]
     peak: float
     opened_ms: int
     updated_ms: int
@@ -106,27 +109,27 @@ def confirm(pending: Pending | None, signal: Signal, *, needed: float, at_ms: in
     )
 
 
-def step(open_alert: OpenAlert, *, score: float, reversed_by: bool, at_ms: int, rules: LifeRules) -> Reason | None:
-    """What happens to an open alert whose score is now this one. Keeps peak and calm up to date; None: nothing to tell."""
+def step(open_alert: OpenAlert, *, loudness: float, reversed_by: bool, at_ms: int, rules: LifeRules) -> Reason | None:
+    """What happens to an open alert that is now so loud. Keeps peak and calm up to date; None: nothing to tell."""
     if reversed_by:
         return Reason.REVERSED
     if at_ms - open_alert.opened_ms >= rules.open_max_s * 1000:
         return Reason.EXPIRED
-    if score >= rules.close_share * open_alert.needed:
+    if loudness >= rules.close_share:
         open_alert.calm_since_ms = None
     elif open_alert.calm_since_ms is None:
         open_alert.calm_since_ms = at_ms
     if open_alert.calm_since_ms is not None and at_ms - open_alert.calm_since_ms >= rules.calm_s * 1000:
         return Reason.CALMED
-    if score >= 1.5 * open_alert.peak and at_ms - open_alert.updated_ms >= rules.update_s * 1000:
-        open_alert.peak, open_alert.updated_ms = score, at_ms
+    if loudness >= 1.5 * open_alert.peak and at_ms - open_alert.updated_ms >= rules.update_s * 1000:
+        open_alert.peak, open_alert.updated_ms = loudness, at_ms
         return Reason.STRONGER
     return None
 
 
-def cooling_down(last: tuple[int, float] | None, *, score: float, at_ms: int, rules: LifeRules) -> bool:
-    """The same was told lately and this is not half as loud again. `last`: moment and score of the last opening."""
-    return last is not None and at_ms - last[0] < rules.cooldown_s * 1000 and score < 1.5 * last[1]
+def cooling_down(last: tuple[int, float] | None, *, loudness: float, at_ms: int, rules: LifeRules) -> bool:
+    """The same was told lately and this is not half as loud again. `last`: moment of the last opening, and how loud it became."""
+    return last is not None and at_ms - last[0] < rules.cooldown_s * 1000 and loudness < 1.5 * last[1]
 
 
 def severity(weight: Weight) -> Severity:

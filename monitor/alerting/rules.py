@@ -28,6 +28,8 @@ class _Section(BaseModel):
 class BudgetRules(_Section):
     """Alerts a day over the whole watchlist while nothing happens, and how the detectors share them.
 
+    `short_windows`: what the shorter windows of burst have together, as a share of the longest's, beside it: they see the same
+    bursts, only sooner, and what fires twice is told once.
     `half_life_days`: how long the record that scores are ranked against remembers. `prior_days`: how many days of record
     the theoretical p-values are worth while there is none. `gain`: by how much (natural log) one alert owed
     or overspent moves the rate that may fire, once the record is long.
@@ -38,6 +40,7 @@ class BudgetRules(_Section):
     tone: Share = 0.05
     drift: Share = 0.05
     divergence: Share = 0.05
+    short_windows: Share = 0.3
     half_life_days: Positive = 30.0
     prior_days: Positive = 1.0
     gain: Positive = 0.05
@@ -91,7 +94,7 @@ class BaselineRules(_Section):
 class DetectorRules(_Section):
     """Windows in seconds; `voices_min_*`: fewer never fire, and a post is cheaper than an article; `lean_weight`: standard deviations of surplus that one of lean is worth."""
 
-    burst_windows_s: tuple[Count, ...] = (28_800,)
+    burst_windows_s: tuple[Count, ...] = (300, 3_600, 14_400, 28_800)
     tone_window_s: Count = 14_400
     divergence_window_s: Count = 86_400
     lean_weight: Annotated[float, Field(ge=0)] = 0.5
@@ -179,6 +182,13 @@ class Rules(_Section):
         """All window lengths, from short to long; the last is the horizon of 24 hours."""
         own = self.detectors
         return tuple(sorted({*own.burst_windows_s, own.tone_window_s, own.divergence_window_s, MARKET_S, DAY_S}))
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Of the budget, by ledger: each detector's, and each of the shorter windows of burst its own ("burst/3600")."""
+        own, short = self.budget, sorted(set(self.detectors.burst_windows_s))[:-1]
+        found: dict[str, float] = {kind: getattr(own, kind) for kind in KINDS}
+        return found | {f"burst/{window_s}": own.burst * own.short_windows / len(short) for window_s in short}
 
 
 def load_rules(path: Path) -> Rules:

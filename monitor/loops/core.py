@@ -14,7 +14,7 @@ from collections import Counter, deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -91,10 +91,12 @@ from monitor.windows import (
 )
 
 T = TypeVar("T")
-STATE_VERSION = 2
+STATE_VERSION = 3
 HOUR_MS = 3_600_000
 HORIZON_MS = 24 * HOUR_MS
 MARKET_WINDOW_MS = 1000 * MARKET_S
+RECORD_H_MIN = 2  # hours of a channel: before, everything is unheard of and nothing is unusual
+SCORE_MIN = 0.5  # how loud an alert is, is a share of the score it needed, which no budget may make nothing
 SILENT_AGAIN_MS = 6 * HOUR_MS
 TELLERS_MS = 4 * HOUR_MS
 STRANGERS_MAX = 0.5  # where nearly everybody is always new, newcomers can't be told apart
@@ -177,6 +179,15 @@ class _PartitionState(msgspec.Struct, array_like=True):
     newcomers: NewcomersState | None = None
 
 
+class _Firing(NamedTuple):
+    """A signal that the budget allows; `rarity`: the rate of its like over what is allowed."""
+
+    rarity: float
+    ledger: str
+    signal: Signal
+    channel: str
+
+
 class _Ear:
     """What was said lately about one entity in one channel; dropped when the last 24 hours are silent."""
 
@@ -214,7 +225,11 @@ class PartitionCore:
         self._policy, self._rules, self._names, self._sectors = policy, rules, names, sectors
         self._lengths_ms = tuple(1000 * window_s for window_s in rules.windows_s)
         own = rules.detectors
-        self._burst_windows = tuple((rules.windows_s.index(each), each) for each in own.burst_windows_s)
+        longest = max(own.burst_windows_s)
+        self._burst_windows = tuple(
+            (rules.windows_s.index(each), each, "burst" if each == longest else f"burst/{each}")
+            for each in sorted(set(own.burst_windows_s))
+        )
         self._tone_index = rules.windows_s.index(own.tone_window_s)
         self._day_index = rules.windows_s.index(own.divergence_window_s)
         self._market_index = rules.windows_s.index(MARKET_S)
@@ -491,12 +506,9 @@ class PartitionCore:
             if isinstance(story, Story):
                 story.copies += 1
             return _UNHEARD, False
-        if mention.abstained:
-            negative_u = positive_u = polarity_u = 0
-        else:
-            negative_u = round(total_u * mention.probabilities[0])
-            positive_u = round(total_u * mention.probabilities[2])
-            polarity_u = round(total_u * mention.polarity)
+        negative_u = round(total_u * mention.probabilities[0])
+        positive_u = round(total_u * mention.probabilities[2])
+        polarity_u = round(total_u * mention.polarity)
         heard.token = story = Story(
             at_ms=at_ms,
             total_u=total_u,
@@ -619,24 +631,23 @@ class PartitionCore:
         waits = entity.alert is not None or entity.pending is not None
         signals = self._signals(name, entity, at_ms, entity.ears if waits or not spoken else spoken)
         entities = self._watched
-        firing: list[tuple[float, Signal, str]] = []
-        for channel, signal in signals:
-            budget.observe(signal.kind, name, signal.score, at_ms)
-            if not budget.may_fire(signal.kind, signal.score, at_ms):
+        firing: list[_Firing] = []
+        for ledger, (channel, signal) in signals.items():
+            budget.observe(ledger, name, signal.score, at_ms)
+            if not budget.may_fire(ledger, signal.score, at_ms):
                 continue
-            allowed = budget.allowed(signal.kind, at_ms)
-            rate = budget.rate(signal.kind, signal.score, entities)
+            allowed = budget.allowed(ledger, at_ms)
+            rate = budget.rate(ledger, signal.score, entities)
             if rate <= allowed:
-                firing.append((rate / allowed, signal, channel))
-        firing.sort(key=lambda each: (each[0], each[1].kind))
+                firing.append(_Firing(rate / allowed, ledger, signal, channel))
+        firing.sort(key=lambda each: (each.rarity, each.ledger))
         if entity.alert is not None:
             self._step(name, entity, signals, firing, at_ms=at_ms, transitions=transitions)
         if entity.alert is None and firing:
             self._open(
                 name,
                 entity,
-                firing[0][1],
-                channel=firing[0][2],
+                firing[0],
                 at_ms=at_ms,
                 entities=entities,
                 transitions=transitions,
@@ -644,16 +655,22 @@ class PartitionCore:
         elif entity.pending is not None and not firing:
             self._give_up(name, entity, at_ms)
 
-    def _signals(self, name: str, entity: _Entity, at_ms: int, channels: Collection[str]) -> list[tuple[str, Signal]]:
-        """The best reading of each detector over these channels, with its channel."""
+    def _signals(
+        self, name: str, entity: _Entity, at_ms: int, channels: Collection[str]
+    ) -> dict[str, tuple[str, Signal]]:
+        """The best reading for each ledger of the budget over these channels, with its channel."""
         own, best = self._rules.detectors, dict[str, tuple[str, Signal]]()
 
-        def keep(channel: str, signal: Signal | None) -> None:
-            if signal is not None and (signal.kind not in best or signal.score > best[signal.kind][1].score):
-                best[signal.kind] = (channel, signal)
+        def keep(channel: str, signal: Signal | None, ledger: str = "") -> None:
+            if signal is not None:
+                ledger = ledger or signal.kind
+                if ledger not in best or signal.score > best[ledger][1].score:
+                    best[ledger] = (channel, signal)
 
         for channel in sorted(channels):
-            ear, habit = entity.ears[channel], entity.habits[channel]
+            ear, habit, market = entity.ears[channel], entity.habits[channel], self._markets[channel]
+            if market.hour - market.first_hour < RECORD_H_MIN:
+                continue
             sums, voices_min = ear.sums, self._voices_min(channel)
             sums.expire(at_ms)
             if sums.total(-1) < voices_min:
@@ -661,15 +678,15 @@ class PartitionCore:
             usual = self._usual(name, entity, channel, at_ms)
             factor, market_tone = self._market_move(channel, sums, at_ms)
             peak = 0.0
-            for index, window_s in self._burst_windows:
+            for index, window_s, ledger in self._burst_windows:
                 if sums.total(index) < voices_min:
                     continue
                 voices = self._voices(ear, index, at_ms - 1000 * window_s, usual.rarity)
                 exposed = self._exposure(channel, at_ms, window_s)
                 excess = surplus(voices.total, usual.voices * exposed * factor, usual.size)
                 if excess > 0.0:
-                    peak = max(peak, excess)
-                    keep(channel, burst(voices, scaled(usual, exposed, factor, market_tone), window_s, own))
+                    peak = excess
+                    keep(channel, burst(voices, scaled(usual, exposed, factor, market_tone), window_s, own), ledger)
             note_peak(habit, peak)
             window_s, drifting = own.tone_window_s, any(habit.bank)
             total = sums.total(self._tone_index)
@@ -680,7 +697,7 @@ class PartitionCore:
                 keep(channel, drift(voices, tone_usual, window_s, habit.bank))
         if len(entity.ears) > 1:
             keep("news", self._divergence(name, entity, at_ms))
-        return list(best.values())
+        return best
 
     def _divergence(self, name: str, entity: _Entity, at_ms: int) -> Signal | None:
         """News against social, once both have said enough today."""
@@ -754,8 +771,8 @@ class PartitionCore:
         self,
         name: str,
         entity: _Entity,
-        signals: Sequence[tuple[str, Signal]],
-        firing: Sequence[tuple[float, Signal, str]],
+        signals: Mapping[str, tuple[str, Signal]],
+        firing: Sequence[_Firing],
         *,
         at_ms: int,
         transitions: list[AlertTransition],
@@ -765,19 +782,21 @@ class PartitionCore:
         assert own is not None, "only an open alert takes a step"
         self._dirty.add(name)
         alert = own.alert
-        same = [s for _, s in signals if s.kind == alert.kind and s.direction == alert.direction]
+        same = [
+            (signal.score / needed, ledger)
+            for ledger, needed in own.needed.items()
+            if ledger in signals and (signal := signals[ledger][1]).direction == alert.direction
+        ]
+        loudness, loudest = max(same, default=(0.0, ""))
         # Only the loudest may turn it round: a second opinion beside it is controversy, not a reversal.
-        against = bool(firing) and firing[0][1].direction != alert.direction
-        reason = step(
-            own, score=same[0].score if same else 0.0, reversed_by=against, at_ms=at_ms, rules=self._rules.life
-        )
+        against = bool(firing) and firing[0].signal.direction != alert.direction
+        reason = step(own, loudness=loudness, reversed_by=against, at_ms=at_ms, rules=self._rules.life)
         if reason is None:
             return
         if reason is Reason.STRONGER:
-            channel = next(c for c, s in signals if s.kind == alert.kind)
-            fresh = self._alert(
-                name, entity, same[0], channel=channel, needed=own.needed, p_value=alert.p_value, at_ms=at_ms
-            )
+            channel, signal = signals[loudest]
+            needed, p_value = own.needed[loudest], alert.p_value
+            fresh = self._alert(name, entity, signal, channel=channel, needed=needed, p_value=p_value, at_ms=at_ms)
             own.alert = msgspec.structs.replace(fresh, id=alert.id, opened_at=alert.opened_at)
             transitions.append(AlertTransition(alert=own.alert, change="updated", reason=reason, at_ms=at_ms))
             return
@@ -791,23 +810,27 @@ class PartitionCore:
         self,
         name: str,
         entity: _Entity,
-        signal: Signal,
+        loudest: _Firing,
         *,
-        channel: str,
         at_ms: int,
         entities: int,
         transitions: list[AlertTransition],
     ) -> None:
         """Open an alert unless the same was just told; one that is barely loud enough waits."""
-        budget = self._budget
+        budget, life = self._budget, self._rules.life
         assert budget is not None, "only a core that has folded something opens alerts"
-        needed = budget.needed(signal.kind, at_ms, entities)
-        life = self._rules.life
-        if cooling_down(entity.opened.get(signal.direction), score=signal.score, at_ms=at_ms, rules=life):
+        _, ledger, signal, channel = loudest
+        needed = {
+            each: max(budget.needed(each, at_ms, entities), SCORE_MIN)
+            for each in self._rules.shares
+            if each.partition("/")[0] == signal.kind
+        }
+        loudness = signal.score / needed[ledger]
+        if cooling_down(entity.opened.get(signal.direction), loudness=loudness, at_ms=at_ms, rules=life):
             kind, direction, score, voices = signal.kind, signal.direction, signal.score, signal.voices.total
-            self._stay_silent(name, entity, Reason.COOLING_DOWN, kind, direction, score, needed, voices, at_ms)
+            self._stay_silent(name, entity, Reason.COOLING_DOWN, kind, direction, score, needed[ledger], voices, at_ms)
             return
-        waits = confirm(entity.pending, signal, needed=needed, at_ms=at_ms, rules=life)
+        waits = confirm(entity.pending, signal, needed=needed[ledger], at_ms=at_ms, rules=life)
         if waits is not None:
             if waits is not entity.pending:
                 self._give_up(name, entity, at_ms)
@@ -815,13 +838,13 @@ class PartitionCore:
                 self._set_timer(name, entity, at_ms)
             return
         entity.pending = None
-        rate = budget.rate(signal.kind, signal.score, entities)
+        p_value = budget.rate(ledger, signal.score, entities) / entities
         budget.spend(at_ms)
-        alert = self._alert(name, entity, signal, channel=channel, needed=needed, p_value=rate / entities, at_ms=at_ms)
+        alert = self._alert(name, entity, signal, channel=channel, needed=needed[ledger], p_value=p_value, at_ms=at_ms)
         entity.alert = OpenAlert(
-            alert=alert, channel=channel, needed=needed, peak=signal.score, opened_ms=at_ms, updated_ms=at_ms
+            alert=alert, channel=channel, needed=needed, peak=loudness, opened_ms=at_ms, updated_ms=at_ms
         )
-        entity.opened[signal.direction] = (at_ms, signal.score)
+        entity.opened[signal.direction] = (at_ms, loudness)
         self._dirty.add(name)
         self._set_timer(name, entity, at_ms)
         transitions.append(AlertTransition(alert=alert, change="opened", reason=OPENED[signal.kind], at_ms=at_ms))
@@ -994,7 +1017,8 @@ class PartitionCore:
 
     def _make_budget(self, state: BudgetState) -> Budget:
         gap_ms = round(self._rules.life.cooldown_s * 1000)
-        return Budget(rules=self._rules.budget, gap_ms=gap_ms, share=self._policy.budget_share, state=state)
+        own = self._rules
+        return Budget(rules=own.budget, shares=own.shares, gap_ms=gap_ms, share=self._policy.budget_share, state=state)
 
     def _entity_blob(self, name: str) -> bytes:
         entity = self._entities[name]

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_the_shipped_rules_are_sound() -> None:
     rules = load_rules(ROOT / "configs/rules/default.toml")
     assert rules.budget.false_alerts_per_day == 2.0
-    assert rules.windows_s == (14_400, 28_800, 86_400)
+    assert rules.windows_s == (300, 3_600, 14_400, 28_800, 86_400)
 
 
 def test_every_fault_of_a_rule_file_is_reported_at_once(tmp_path: Path) -> None:
@@ -104,7 +104,8 @@ def test_no_surplus_is_no_burst_and_a_burst_leans_with_its_tone() -> None:
 
 def budget(per_day: float) -> Budget:
     rules = BudgetRules(false_alerts_per_day=per_day)
-    return Budget(rules=rules, gap_ms=DAY_MS, share=1.0, state=BudgetState.since(0))
+    shares = Rules(budget=rules).shares
+    return Budget(rules=rules, shares=shares, gap_ms=DAY_MS, share=1.0, state=BudgetState.since(0))
 
 
 def fired_by(own: Budget, scores: Sequence[float], *, days: int, entities: int = 100) -> list[int]:
@@ -170,6 +171,25 @@ def test_the_needed_score_is_the_edge_of_what_fires() -> None:
     needed = own.needed("burst", 0, 100)
     assert own.rate("burst", needed, 100) <= own.allowed("burst", 0)
     assert own.rate("burst", needed - 0.01, 100) > own.allowed("burst", 0)
+
+
+def test_a_short_record_does_not_make_the_third_loud_company_wait_for_the_loudest() -> None:
+    """Two real bursts in a day of murmur: ranks alone would let nothing fire that is not louder than they were."""
+    own = budget(1.0)
+    for k in range(60):
+        own.move_to(k * DAY_MS // 60)
+        own.observe("burst", f"e{k}", 0.5 + k % 10 / 5, k * DAY_MS // 60)
+    for name in ("AAA", "BBB"):
+        own.observe("burst", name, 40.0, DAY_MS)
+        own.spend(DAY_MS)
+    own.observe("burst", "CCC", 25.0, DAY_MS)
+    assert own.rate("burst", 25.0, 60) <= own.allowed("burst", DAY_MS) < own.rate("burst", 2.3, 60)
+
+
+def test_shorter_windows_have_shares_of_their_own_beside_the_longest() -> None:
+    rules = Rules(budget=BudgetRules(short_windows=0.3), detectors=DetectorRules(burst_windows_s=(300, 3_600, 28_800)))
+    assert rules.shares["burst"] == 1.0
+    assert rules.shares["burst/300"] == rules.shares["burst/3600"] == pytest.approx(0.15)
 
 
 def test_a_sectors_tone_stands_in_for_a_company_of_which_little_is_known() -> None:
@@ -256,29 +276,28 @@ def open_alert() -> OpenAlert:
         model="m",
         rule="r",
     )
-    return OpenAlert(alert=alert, channel="news", needed=4.0, peak=5.0, opened_ms=0, updated_ms=0)
+    return OpenAlert(alert=alert, channel="news", needed={"burst": 4.0}, peak=1.25, opened_ms=0, updated_ms=0)
 
 
 def test_an_alert_closes_only_after_it_stayed_calm() -> None:
     """A dip below the closing score that recovers is no end."""
     rules, own = LifeRules(close_share=0.5, calm_s=3_600, check_s=900), open_alert()
-    scores = [(1, 1.0), (2, 2.5), (3, 1.0), (4, 1.9)]
-    for quarter, score in scores:
-        assert step(own, score=score, reversed_by=False, at_ms=quarter * 900_000, rules=rules) is None
-    assert step(own, score=1.0, reversed_by=False, at_ms=7 * 900_000, rules=rules) is Reason.CALMED
+    for quarter, loudness in [(1, 0.25), (2, 0.63), (3, 0.25), (4, 0.48)]:
+        assert step(own, loudness=loudness, reversed_by=False, at_ms=quarter * 900_000, rules=rules) is None
+    assert step(own, loudness=0.25, reversed_by=False, at_ms=7 * 900_000, rules=rules) is Reason.CALMED
 
 
 def test_a_firing_the_other_way_ends_it_and_so_does_age() -> None:
-    assert step(open_alert(), score=9.0, reversed_by=True, at_ms=1, rules=LifeRules()) is Reason.REVERSED
+    assert step(open_alert(), loudness=2.25, reversed_by=True, at_ms=1, rules=LifeRules()) is Reason.REVERSED
     late_ms = round(LifeRules().open_max_s * 1000)
-    assert step(open_alert(), score=9.0, reversed_by=False, at_ms=late_ms, rules=LifeRules()) is Reason.EXPIRED
+    assert step(open_alert(), loudness=2.25, reversed_by=False, at_ms=late_ms, rules=LifeRules()) is Reason.EXPIRED
 
 
 def test_updates_need_a_clear_rise_and_a_pause() -> None:
     own, rules = open_alert(), LifeRules()
-    assert step(own, score=5.5, reversed_by=False, at_ms=2 * HOUR_MS, rules=rules) is None
-    assert step(own, score=8.0, reversed_by=False, at_ms=60_000, rules=rules) is None
-    assert step(own, score=8.0, reversed_by=False, at_ms=2 * HOUR_MS, rules=rules) is Reason.STRONGER
+    assert step(own, loudness=1.37, reversed_by=False, at_ms=2 * HOUR_MS, rules=rules) is None
+    assert step(own, loudness=2.0, reversed_by=False, at_ms=60_000, rules=rules) is None
+    assert step(own, loudness=2.0, reversed_by=False, at_ms=2 * HOUR_MS, rules=rules) is Reason.STRONGER
 
 
 def test_the_same_facts_give_the_same_id() -> None:

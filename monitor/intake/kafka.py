@@ -716,7 +716,8 @@ def ensure_topics(config: KafkaConfig, topics: Mapping[str, int], *, create: boo
                 admin.create_topics([NewTopic(name, topics[name], 1)])
             except TopicAlreadyExistsError:
                 continue  # another role was faster
-        for told in admin.describe_topics([name for name in spread if name not in missing]):
+        known = [name for name in spread if name not in missing]
+        for told in admin.describe_topics(known) if known else ():  # asked for none, it tells of all
             count = len(told["partitions"])
             if count and count < topics[told["name"]]:
                 raise Fatal(

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 import structlog
 
-from monitor.clock import Clock, SystemClock
+from monitor.clock import Clock, SystemClock, to_rfc3339
 from monitor.errors import Fatal, Rejectable, Retryable
 from monitor.records import Channel, DeadLetter, Place, ScoredMention
 from monitor.service import Orders, checked, live
@@ -167,6 +167,23 @@ def check_kafka(settings: Settings) -> None:
         ) from err
 
 
+def check_spread(store: Store, settings: Settings, clock: Clock) -> None:
+    """Raises Fatal for another number of partitions than entities were spread over before.
+
+    What is known of an entity belongs to one partition of the mentions: in another its history would begin anew, and two
+    processes would write its buckets.
+    """
+    kafka = settings.kafka
+    before, since_ms = store.spread(kafka.topic_mentions, kafka.partitions, now_ms=clock.now_ms())
+    if before != kafka.partitions:
+        raise Fatal(
+            f"kafka.partitions = {kafka.partitions}: entities are spread over {before} partitions of topic "
+            f"{kafka.topic_mentions} since {to_rfc3339(since_ms)}, and each one's history must stay in its own. Set it back "
+            f"to {before} (partitions that the topic has beside stay empty), or begin anew with another "
+            "kafka.topic_mentions and an empty database"
+        )
+
+
 def receivers_of(settings: Settings) -> tuple[Receiver, ...]:
     """Each with its secrets, the current one first."""
     return tuple(_receiver(receiver) for receiver in settings.receivers)
@@ -241,13 +258,15 @@ def _run_score(settings: Settings, stop: threading.Event, clock: Clock, notifier
         watchlist = load_watchlist(settings.watchlist.path)
         scorer = make_scorer(settings)
         kafka, config = settings.kafka, kafka_config(settings, role="score")
-        _when_there(lambda: ensure_topics(config, topics_of(settings), create=kafka.create_topics), stop)
+        spread = (kafka.topic_mentions,)
+        _when_there(lambda: ensure_topics(config, topics_of(settings), create=kafka.create_topics, spread=spread), stop)
         if stop.is_set():
             return
         store = _when_there(lambda: Store.open(database_url(settings)), stop)
         if store is None:
             return
         stack.callback(store.close)
+        _when_there(lambda: check_spread(store, settings, clock), stop)
         source = KafkaSource(
             config,
             topics=(kafka.topic_news, kafka.topic_social),
@@ -300,7 +319,9 @@ def _run_watch(settings: Settings, stop: threading.Event, clock: Clock, notifier
             return
         stack.callback(store.close)
         kafka, config = settings.kafka, kafka_config(settings, role="watch")
-        _when_there(lambda: ensure_topics(config, topics_of(settings), create=kafka.create_topics), stop)
+        spread = (kafka.topic_mentions,)
+        _when_there(lambda: ensure_topics(config, topics_of(settings), create=kafka.create_topics, spread=spread), stop)
+        _when_there(lambda: check_spread(store, settings, clock), stop)
         if stop.is_set():
             return
         source = KafkaSource(
@@ -460,13 +481,17 @@ class Parts:
 
 
 class KafkaResults:
-    """What score publishes: mentions keyed by entity, dead letters with their bytes."""
+    """What score publishes: mentions keyed by entity, dead letters with their bytes.
+
+    An entity stays in its partition when partitions are added to the topic: those stay empty.
+    """
 
     def __init__(self, sink: KafkaSink, settings: Settings) -> None:
         self._sink, self._kafka = sink, settings.kafka
         self._engine = settings.bundle.provider.encode()  # the engine refuses to start on any other
 
     def send_mention(self, mention: ScoredMention, *, origin: str) -> None:
+        from monitor.intake.kafka import partition_of_key
         from monitor.loops.score import encode_mention
         from monitor.loops.watch import ENGINE_HEADER, ORIGIN_HEADER
 
@@ -476,6 +501,7 @@ class KafkaResults:
             key=key,
             value=value,
             headers=[(ORIGIN_HEADER, origin.encode()), (ENGINE_HEADER, self._engine)],
+            partition=partition_of_key(key, self._kafka.partitions),
         )
 
     def send_dead_letter(self, letter: DeadLetter) -> None:

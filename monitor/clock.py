@@ -79,6 +79,10 @@ class WallSteps:
         """The wall clock, or what it would say had it not been set back: what is fresh must not seem to be of the future."""
         return self._clock.now_ms() + round(1000 * max(0.0, -self.step_s()))
 
+    def steady_ms(self) -> int:
+        """What the wall clock would say had it not been set: for waits, which are neither to end nor to last for it."""
+        return self._clock.now_ms() - round(1000 * self.step_s())
+
     def _difference_s(self) -> float:
         return self._clock.now_ms() / 1000 - self._clock.monotonic_s()
 

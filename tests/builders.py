@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from monitor.clock import ManualClock
 from monitor.records import Alert, AlertTransition, Document, Evidence, LinkedEntity, ScoredMention, mention_id
 
 GOOD = {"soars", "beats", "record", "wins", "jumps", "upgrade"}
@@ -183,3 +184,12 @@ def told(steps: list[AlertTransition]) -> list[Told]:
         )
         for number, step in enumerate(steps, 1)
     ]
+
+
+class SettableClock(ManualClock):
+    """Its wall time can be set; its intervals can't."""
+
+    offset_ms = 0
+
+    def now_ms(self) -> int:
+        return super().now_ms() + self.offset_ms

@@ -75,11 +75,11 @@ class ApacheKafka:
         return self
 
     def _wait_until_started(self, seen: int) -> None:
-        give_up_s = time.monotonic() + 180
+        give_up_s = time.monotonic() + 600
         while b"Kafka Server started" not in self.log.read_bytes()[seen:]:
             assert self._process is not None
             assert self._process.poll() is None, f"the broker ended; see {self.log}"
-            assert time.monotonic() < give_up_s, f"no answer in three minutes; see {self.log}"
+            assert time.monotonic() < give_up_s, f"no answer in ten minutes; see {self.log}"
             time.sleep(0.1)
 
     def kill(self) -> None:

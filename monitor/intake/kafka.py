@@ -30,6 +30,7 @@ from kafka.errors import (
     OffsetOutOfRangeError,
     TopicAlreadyExistsError,
 )
+from kafka.partitioner.default import murmur2
 from kafka.protocol.admin import DescribeGroupsRequest
 from kafka.protocol.consumer.metadata import ConsumerProtocolAssignment
 from kafka.structs import OffsetAndMetadata, TopicPartition
@@ -629,8 +630,11 @@ class KafkaSink:
         value: bytes | None,
         headers: Sequence[tuple[str, bytes]] = (),
         event_ms: int | None = None,
+        partition: int | None = None,
     ) -> None:
         """Hand one message over; raises Retryable when the buffer stays full or the broker is away.
+
+        Without `partition` its key decides, among as many as there are just now.
 
         `event_ms` travels as a header. It must not be the record's timestamp: brokers expire by that, and the messages of
         an old stream would be deleted before anybody read them.
@@ -639,7 +643,7 @@ class KafkaSink:
         if self._producer is None:
             self._producer = self._join()
         try:
-            future = self._producer.send(topic, key=key, value=value, headers=told)
+            future = self._producer.send(topic, key=key, value=value, headers=told, partition=partition)
         except KafkaError as err:
             self._begin_anew()
             raise Retryable(f"kafka {self._config.bootstrap_servers}: {topic}: {type(err).__name__}: {err}") from err
@@ -689,8 +693,16 @@ class KafkaSink:
         threading.Thread(target=_drop_producer, args=(stuck,), name="kafka-close", daemon=True).start()
 
 
-def ensure_topics(config: KafkaConfig, topics: Mapping[str, int], *, create: bool) -> None:
-    """Make sure the topics (name → partitions) exist. Raises Retryable without a broker, Fatal without the topic."""
+def partition_of_key(key: bytes, partitions: int) -> int:
+    """Where Kafka's own clients put a key among so many partitions."""
+    return int((murmur2(key) & 0x7FFFFFFF) % partitions)
+
+
+def ensure_topics(config: KafkaConfig, topics: Mapping[str, int], *, create: bool, spread: Sequence[str] = ()) -> None:
+    """Make sure the topics (name → partitions) exist, those of `spread` with so many partitions at least.
+
+    Raises Retryable without a broker, Fatal without the topic or its partitions.
+    """
     admin = _connect(lambda: KafkaAdminClient(**config.client()), config)
     try:
         missing = sorted(set(topics) - set(admin.list_topics()))
@@ -704,6 +716,14 @@ def ensure_topics(config: KafkaConfig, topics: Mapping[str, int], *, create: boo
                 admin.create_topics([NewTopic(name, topics[name], 1)])
             except TopicAlreadyExistsError:
                 continue  # another role was faster
+        known = [name for name in spread if name not in missing]
+        for told in admin.describe_topics(known) if known else ():  # asked for none, it tells of all
+            count = len(told["partitions"])
+            if count and count < topics[told["name"]]:
+                raise Fatal(
+                    f"kafka.partitions = {topics[told['name']]}, but topic {told['name']} has {count}: add partitions to "
+                    "the topic or correct the number; in a topic that was read already it must stay as it was"
+                )
     except KafkaError as err:
         raise Retryable(f"kafka {config.bootstrap_servers}: {type(err).__name__}: {err}") from err
     finally:

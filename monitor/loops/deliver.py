@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import msgspec
 import structlog
 
-from monitor.clock import Clock, to_rfc3339
+from monitor.clock import Clock, WallSteps, to_rfc3339
 from monitor.delivery import (
     Answer,
     Circuit,
@@ -133,13 +133,14 @@ class DeliverLoop:
         self._store, self._receivers, self._clock, self._policy = store, receivers, clock, policy
         self._owner, self._rng, self._seen, self._count = owner, rng, seen, count
         self._oldest_s, self._trouble = oldest_s, trouble
+        self._steps = WallSteps(clock)  # waits and leases are kept in wall time, and must not jump with it
 
     def turn(self, receiver: Receiver, stop: threading.Event | None = None) -> int:
         """Send what is due; returns how many tries were made. Raises Retryable when the database is not there.
 
         What is claimed but not tried, because the receiver now rests, the lease runs out or the service stops, is given back.
         """
-        now_ms, retry = self._clock.now_ms(), self._policy.retry
+        now_ms, retry = self._steps.steady_ms(), self._policy.retry
         way = passage(_circuit(self._store.receiver_state(receiver.name)), now_ms=now_ms, policy=retry)
         if way is Passage.DISABLED:
             self._store.park_deliveries(receiver.name)
@@ -164,7 +165,7 @@ class DeliverLoop:
                 if not self._store.take_probe(receiver.name, now_ms=now_ms, until_ms=now_ms + rest_ms):
                     return 0
             while waiting and not (stop and stop.is_set()):
-                if self._clock.now_ms() + try_ms >= waiting[0].lease_until_ms:
+                if self._steps.steady_ms() + try_ms >= waiting[0].lease_until_ms:
                     break
                 tries += 1
                 self._seen(f"receiver {receiver.name}")
@@ -227,7 +228,7 @@ class DeliverLoop:
             )
         )
         answer = receiver.send(delivery.id, body, now_s=self._clock.now_ms() // 1000)
-        now_ms = self._clock.now_ms()
+        now_ms = self._steps.steady_ms()
         decision = decide(
             answer,
             attempts=delivery.attempts,
@@ -242,7 +243,7 @@ class DeliverLoop:
     def _apply(self, receiver: Receiver, delivery: Delivery, answer: Answer, decision: Decision, now_ms: int) -> bool:
         error = f"{decision.outcome}: {answer.detail}"
         if decision.outcome is Outcome.DELIVERED:
-            self._store.mark_delivered(delivery.id, owner=self._owner, now_ms=now_ms)
+            self._store.mark_delivered(delivery.id, owner=self._owner, now_ms=self._clock.now_ms())
             if _circuit(self._store.receiver_state(receiver.name)) != Circuit():
                 self._store.change_receiver(receiver.name, lambda state: _remembered(state, Circuit()))
             log.info("delivery.done", receiver=receiver.name, delivery=delivery.id, tries=delivery.attempts)

@@ -91,6 +91,15 @@ class TopicAnchors(ABC):
             moved = update(t.partition_states).where(place.topic == topic, place.partition == partition)
             connection.execute(moved.values(next=start))
 
+    def spread(self, topic: str, partitions: int, *, now_ms: int) -> tuple[int, int]:
+        """Over how many partitions the entities of the topic are spread, and since when: whoever says it first is right."""
+        s = t.spreads.c
+        with self._writing("keeping how a topic is spread") as connection:
+            first = insert(connection, t.spreads).on_conflict_do_nothing(index_elements=["topic"])
+            connection.execute(first, {"topic": topic, "partitions": partitions, "since_ms": now_ms})
+            row = connection.execute(select(s.partitions, s.since_ms).where(s.topic == topic)).one()
+        return int(row.partitions), int(row.since_ms)
+
 
 def _row(group: str, topic: str, partition: int, topic_id: str, now_ms: int) -> dict[str, object]:
     return {

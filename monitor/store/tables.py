@@ -337,3 +337,12 @@ anchors = Table(
     Column("refused_detail", Text),
     Column("refused_at_ms", BigInteger),
 )
+
+# Over how many partitions the entities of a topic are spread: each one's history stays in its own for ever.
+spreads = Table(
+    "spreads",
+    metadata,
+    Column("topic", Text, primary_key=True),
+    Column("partitions", Integer, nullable=False),
+    Column("since_ms", BigInteger, nullable=False),
+)

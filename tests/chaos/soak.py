@@ -123,9 +123,9 @@ def soak(
 
         def take(idle: bool) -> None:
             pids = roles.pids()
-            lag = {role: _lag(ports[role]) for role in ("score", "watch")}
+            lag = {role: lag_of(ports[role]) for role in ("score", "watch")}
             lag["deliver"] = store.counts().pending_deliveries
-            samples.append(_sample(clock.monotonic_s() - started_s, idle, pids, lag))
+            samples.append(sample_of(clock.monotonic_s() - started_s, idle, pids, lag))
             keep(samples[-1])
 
         producer = stack.enter_context(closing(KafkaSink(kafka)))
@@ -241,7 +241,7 @@ def _rate(plan: SoakPlan, in_cycle_s: float) -> float:
     return plan.burst_rate if middle_s <= in_cycle_s < middle_s + plan.burst_s else plan.rate
 
 
-def _sample(at_s: float, idle: bool, pids: Mapping[str, int], lag: Mapping[str, int]) -> Sample:
+def sample_of(at_s: float, idle: bool, pids: Mapping[str, int], lag: Mapping[str, int]) -> Sample:
     memory, files, threads = {}, {}, {}
     for role, pid in pids.items():
         status = Path(f"/proc/{pid}/status").read_text()
@@ -266,7 +266,7 @@ def _metrics(port: int, name: str) -> dict[str, float]:
     return {m[1]: float(m[2]) for m in re.finditer(rf'^{name}\{{\w+="([^"]*)"\}} (\S+)$', text, re.MULTILINE)}
 
 
-def _lag(port: int) -> int:
+def lag_of(port: int) -> int:
     return round(sum(_metrics(port, "tapewatch_lag_messages").values()))
 
 

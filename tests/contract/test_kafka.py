@@ -18,14 +18,20 @@ from kafka.future import Future
 from kafka.protocol.consumer.metadata import ConsumerProtocolAssignment
 from kafka.structs import MemberState, TopicPartition
 
+from monitor.app import KafkaResults
+from monitor.backtest.run import partition_of
 from monitor.broker import free_port
+from monitor.cli import CONFIGS
 from monitor.clock import ManualClock
 from monitor.errors import Fatal, Retryable
 from monitor.intake.anchors import Hold, HoldReason
 from monitor.intake.kafka import KafkaConfig, KafkaSink, KafkaSource, Partition, RawMessage, ensure_topics
 from monitor.intake.membership import MembershipPolicy
 from monitor.intake.progress import GroupProgress
+from monitor.records import Document, LinkedEntity
+from monitor.settings import Settings, load_settings
 from monitor.store import Store
+from tests.builders import judged
 from tests.kafka_broker import ApacheKafka
 
 BROKERS = ["embedded_broker", pytest.param("apache_kafka", marks=pytest.mark.kafka)]
@@ -240,6 +246,51 @@ def test_a_partition_that_is_added_is_read_from_its_first_message(apache_kafka: 
     source.close()
     assert sorted(int(m.value or b"") for m in seen) == list(range(60))
     assert {m.place.partition for m in seen} == {0, 1, 2}
+
+
+def mentions_of(settings: Settings, config: KafkaConfig, entities: Sequence[str]) -> None:
+    """Published as `score` does."""
+    sink = KafkaSink(config)
+    results = KafkaResults(sink, settings)
+    document = Document(id="1", source="s", channel="news", published_at_ms=1, title="X falls")
+    for entity in entities:
+        mention = judged(document, LinkedEntity(entity=entity, spans=(), cue="symbol"), 1)
+        results.send_mention(mention, origin="news/0/0")
+    results.flush()
+    results.close()
+
+
+@pytest.mark.kafka
+def test_an_entity_stays_in_its_partition_when_partitions_are_added(apache_kafka: ApacheKafka) -> None:
+    """Its history lies there: in another it would begin anew. What is added to the mentions stays empty."""
+    config = KafkaConfig(bootstrap_servers=apache_kafka.bootstrap_servers, session_timeout_ms=6_000)
+    topic = f"t-{uuid.uuid4().hex[:8]}"
+    environ = {"TAPEWATCH_KAFKA__TOPIC_MENTIONS": topic, "TAPEWATCH_KAFKA__PARTITIONS": "2"}
+    settings = load_settings(CONFIGS / "default.toml", environ)
+    ensure_topics(config, {topic: 2}, create=True, spread=(topic,))
+    entities = [f"E{number}" for number in range(40)]
+    mentions_of(settings, config, entities)
+    with closing(admin(config)) as client:
+        client.create_partitions({topic: 5})
+        for _ in range(100):
+            if len(client.describe_topics([topic])[0]["partitions"]) == 5:
+                break
+            time.sleep(0.1)
+    mentions_of(settings, config, entities)
+    source = KafkaSource(config, topics=[topic], group=f"g-{topic}")
+    seen = read_until(source, lambda seen: len(seen) >= 80)
+    source.close()
+    places = {(m.key, m.place.partition) for m in seen}
+    assert len(places) == 40, "each entity in one partition"
+    assert places == {(entity.encode(), partition_of(entity, 2)) for entity in entities}, (
+        "where the backtest has it too"
+    )
+
+
+def test_a_topic_with_too_few_partitions_for_its_entities_is_refused(config: KafkaConfig, topic: str) -> None:
+    ensure_topics(config, {topic: 2}, create=True, spread=(topic,))
+    with pytest.raises(Fatal, match=rf"kafka.partitions = 3, but topic {topic} has 2: add partitions"):
+        ensure_topics(config, {topic: 3}, create=True, spread=(topic,))
 
 
 class Away:

@@ -14,8 +14,12 @@ from alembic.migration import MigrationContext
 from sqlalchemy import text
 
 from monitor.alerting import PageReason, Settled, Verdict
+from monitor.app import check_spread
+from monitor.cli import CONFIGS
+from monitor.clock import ManualClock
 from monitor.errors import Fatal, Fenced
 from monitor.records import Alert, AlertTransition, DeadLetter, Document, LinkedEntity, Notice, Place, Suppression
+from monitor.settings import Settings, load_settings
 from monitor.store import WATCHKEEPER, AttemptMark, ReceiverState, Store
 from monitor.store.migrate import VERSION_TABLE
 from monitor.store.tables import metadata
@@ -406,3 +410,23 @@ def test_keepers_have_states_of_their_own(store: Store) -> None:
         t.save_paging(expected=1, state=b"watch2", keeper=WATCHKEEPER)
     assert store.paging_state() == (1, b"pager")
     assert store.paging_state(WATCHKEEPER) == (2, b"watch2")
+
+
+def test_over_how_many_partitions_a_topic_is_spread_is_said_once(store: Store) -> None:
+    """Whoever says it first is right; another topic is another matter."""
+    assert store.spread("mentions", 4, now_ms=1_000) == (4, 1_000)
+    assert store.spread("mentions", 8, now_ms=2_000) == (4, 1_000)
+    assert store.spread("others", 8, now_ms=2_000) == (8, 2_000)
+
+
+def test_another_number_of_partitions_is_refused_with_what_to_do(store: Store) -> None:
+    """Entities would move, and leave their history behind."""
+
+    def settings(partitions: int) -> Settings:
+        return load_settings(CONFIGS / "default.toml", {"TAPEWATCH_KAFKA__PARTITIONS": str(partitions)})
+
+    clock = ManualClock(1_000)
+    check_spread(store, settings(4), clock)
+    check_spread(store, settings(4), clock)
+    with pytest.raises(Fatal, match=r"kafka.partitions = 8: entities are spread over 4 partitions .* Set it back to 4"):
+        check_spread(store, settings(8), clock)

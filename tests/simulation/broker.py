@@ -180,15 +180,21 @@ class SimSink:
 
     def __init__(self, broker: SimBroker, *, name: str) -> None:
         self._broker, self._world, self.name = broker, broker.world, name
-        self._buffer: list[tuple[str, bytes | None, bytes | None, Headers]] = []
+        self._buffer: list[tuple[str, bytes | None, bytes | None, Headers, int | None]] = []
 
     def send(
-        self, topic: str, *, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]] = ()
+        self,
+        topic: str,
+        *,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Sequence[tuple[str, bytes]] = (),
+        partition: int | None = None,
     ) -> None:
         self._world.step(self.name, "send")
         if self._world.may("broker_away"):
             raise Retryable("the producer's buffer stays full")
-        self._buffer.append((topic, key, value, tuple(headers)))
+        self._buffer.append((topic, key, value, tuple(headers), partition))
         if self._world.rng.random() < 0.3:
             self._flow(len(self._buffer))
 
@@ -209,8 +215,8 @@ class SimSink:
 
     def _flow(self, count: int) -> None:
         flowing, self._buffer = self._buffer[:count], self._buffer[count:]
-        for topic, key, value, headers in flowing:
-            self._broker.append(topic, key, value, headers)
+        for topic, key, value, headers, partition in flowing:
+            self._broker.append(topic, key, value, headers, partition)
 
 
 class SimProgress:

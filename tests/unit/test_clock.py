@@ -5,22 +5,14 @@ from datetime import UTC, datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitor.clock import ManualClock, WallSteps, to_rfc3339
+from monitor.clock import WallSteps, to_rfc3339
+from tests.builders import SettableClock
 
 HOUR_MS = 3_600_000
 
 
-class Settable(ManualClock):
-    """Its wall time can be set; its intervals can't."""
-
-    offset_ms = 0
-
-    def now_ms(self) -> int:
-        return super().now_ms() + self.offset_ms
-
-
 def test_a_step_is_told_until_it_is_undone() -> None:
-    clock = Settable(10 * HOUR_MS)
+    clock = SettableClock(10 * HOUR_MS)
     steps = WallSteps(clock)
     assert steps.step_s() == 0.0
     clock.offset_ms = -HOUR_MS
@@ -31,14 +23,23 @@ def test_a_step_is_told_until_it_is_undone() -> None:
 
 
 def test_a_step_forward_is_believed_at_once() -> None:
-    clock = Settable(10 * HOUR_MS)
+    clock = SettableClock(10 * HOUR_MS)
     steps = WallSteps(clock)
     clock.offset_ms = HOUR_MS
     assert (steps.step_s(), steps.latest_ms()) == (3_600.0, 11 * HOUR_MS)
 
 
+def test_waits_go_on_as_if_the_clock_had_not_been_set() -> None:
+    """Either way."""
+    clock = SettableClock(10 * HOUR_MS)
+    steps = WallSteps(clock)
+    for offset_ms in (HOUR_MS, -HOUR_MS):
+        clock.offset_ms = offset_ms
+        assert steps.steady_ms() == 10 * HOUR_MS
+
+
 def test_a_step_that_lasts_is_taken_as_right() -> None:
-    clock = Settable(10 * HOUR_MS)
+    clock = SettableClock(10 * HOUR_MS)
     steps = WallSteps(clock, adopt_after_s=600)
     clock.offset_ms = -HOUR_MS
     assert steps.step_s() == -3_600.0
@@ -50,7 +51,7 @@ def test_a_step_that_lasts_is_taken_as_right() -> None:
 
 
 def test_clocks_that_drift_apart_slowly_are_no_step() -> None:
-    clock = Settable(0)
+    clock = SettableClock(0)
     steps = WallSteps(clock)
     for _ in range(100):
         clock.advance(3_600)

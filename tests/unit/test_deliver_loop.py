@@ -16,7 +16,7 @@ from monitor.delivery import Answer, DeliveryPolicy
 from monitor.loops.deliver import DeliverLoop, DeliverLoopPolicy
 from monitor.records import Alert, AlertTransition
 from monitor.store import Store
-from tests.builders import told
+from tests.builders import SettableClock, told
 
 RETRY = DeliveryPolicy(pause_s=1, pause_max_s=100, failures_open=3, open_s=60, open_max_s=240, give_up_after_s=100_000)
 
@@ -285,3 +285,20 @@ def test_a_try_that_hangs_does_not_hold_the_end_of_the_service(store: Store) -> 
     for thread in threading.enumerate():
         if thread.name == "deliver-desk":
             thread.join()
+
+
+@pytest.mark.parametrize("hours", [-1, 1, 48])
+def test_a_clock_that_is_set_neither_holds_nor_hurries_nor_ends_what_is_tried(store: Store, hours: int) -> None:
+    """Set by an hour, or by two days, which is longer than anything is tried: the next try comes when it was due."""
+    clock = SettableClock(1_780_000_000_000)
+    desk = FakeReceiver("desk", clock, answers=[500, 500, 204])
+    write(store, ["desk"], alerts=["a"], now_ms=clock.now_ms())
+    loop = loop_of(store, clock, [desk])
+    begun_s = clock.monotonic_s()
+    for second in range(10):
+        if second == 1:
+            clock.offset_ms = hours * 3_600_000
+        loop.turn(desk)
+        clock.advance(1)
+    assert [round(at_s - begun_s) for at_s, _ in desk.tries] == [0, 1, 3], "pauses of up to one and two seconds"
+    assert [d.status for d in store.deliveries()] == ["delivered"]

@@ -76,13 +76,12 @@ def over_blocks(signal: Signal, said: Sequence[Said], *, steps: Sequence[BlockSt
     return without
 
 
-def as_known(known: Sequence[Said], whole: Voices, strangers: float) -> Voices:
-    """The voices of known accounts, and of newcomers as many as usually come with so many of them: the share `strangers` of all.
-    Never more than spoke."""
+def as_known(known: Sequence[Said], whole: Voices, newcomers: float) -> Voices:
+    """The voices of known accounts, and so many of newcomers as if these said the same. Never more than spoke."""
     voices = sums_of(known)
     if voices.total <= 0.0:
         return voices
-    more = min(whole.total / voices.total, 1.0 / (1.0 - strangers))
+    more = min(whole.total, voices.total + newcomers) / voices.total
     return Voices(**{name: more * getattr(voices, name) for name in Voices.__struct_fields__})
 
 

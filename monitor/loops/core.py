@@ -108,12 +108,13 @@ SCORE_MIN = 0.5  # how loud an alert is, is a share of the score it needed, whic
 SILENT_AGAIN_MS = 6 * HOUR_MS
 TELLERS_MS = 4 * HOUR_MS
 STRANGERS_SURE = 0.9  # of all posts: then nearly everybody is new
-STANDS_MS = HOUR_MS // 2
+STANDS_MS = HOUR_MS
 STRANGERS_MAX = 0.5  # where nearly everybody is always new, newcomers can't be told apart
 FRESH_ENOUGH = 0.4  # a text with this share of new word pairs is a full voice
 QUOTE_CHARS_MAX = 240
 _CASHTAG = re.compile(r"\$[A-Za-z]")
 _UNHEARD = (0, 0, 0, 0)
+NOBODY = (1, 0)  # the time in which no brigade spoke
 
 
 class Fate(StrEnum):
@@ -201,7 +202,18 @@ class _Firing(NamedTuple):
 class _Ear:
     """What was said lately about one entity in one channel; dropped when the last 24 hours are silent."""
 
-    __slots__ = ("chorus", "decisive", "decisive_ms", "novelty", "strangers", "sums", "tellers", "usual", "usual_of")
+    __slots__ = (
+        "brigade",
+        "chorus",
+        "decisive",
+        "decisive_ms",
+        "novelty",
+        "strangers",
+        "sums",
+        "tellers",
+        "usual",
+        "usual_of",
+    )
 
     def __init__(self, lengths_ms: tuple[int, ...], policy: NoveltyPolicy, chorus: ChorusPolicy) -> None:
         self.novelty = NoveltyMemory(policy)
@@ -213,6 +225,7 @@ class _Ear:
         self.decisive_ms: int | None = None
         self.tellers = Tellers()
         self.strangers = 1.0
+        self.brigade = NOBODY
 
 
 class _Entity:
@@ -265,6 +278,7 @@ class PartitionCore:
         self._folded_to_ms: int | None = None
         self._timers: list[tuple[int, str]] = []
         self._dirty: set[str] = set()
+        self._voiced: dict[str, set[str]] = {}
         self._exposures: dict[tuple[str, int], float] = {}
         self._watched = 1
         self.counts: Counter[str] = Counter()
@@ -373,11 +387,10 @@ class PartitionCore:
                 at += 1
             buckets += self._fold_bucket(batch, close_ms - length_ms)
             self._start_evaluating(close_ms)
-            spoken: dict[str, set[str]] = {}
-            for mention in batch:
-                spoken.setdefault(mention.entity, set()).add(mention.channel)
-            for name in sorted(spoken):
-                self._evaluate(name, close_ms, transitions, spoken[name])
+            # Who was spoken of with a voice: a copy, or an echo in a brigade, makes nothing rarer than it was.
+            for name, channels in sorted(self._voiced.items()):
+                self._evaluate(name, close_ms, transitions, channels)
+            self._voiced.clear()
         for mention in ready:
             del self._pending[mention.id]
         self._run_timers(end_ms, transitions)
@@ -461,6 +474,8 @@ class PartitionCore:
             (total_u, negative_u, positive_u, polarity_u), decisive = self._hear(entity, mention)
             weights = (total_u / UNIT, negative_u / UNIT, positive_u / UNIT, polarity_u / UNIT)
             self._remember(entity, market, mention, weights, decisive)
+            if total_u:
+                self._voiced.setdefault(mention.entity, set()).add(mention.channel)
             row = sums.setdefault((mention.entity, mention.channel), [0.0] * 6)
             values = (1, *weights, weights[3] * mention.polarity)
             for index, value in enumerate(values):
@@ -513,6 +528,7 @@ class PartitionCore:
             brigade = ear.chorus.hear(at_ms, echo, total_u, mention)
             if brigade is not None:
                 self._brigades[mention.entity, channel] = brigade
+                ear.brigade = (brigade.since_ms, brigade.last_ms)
         if copy:
             story = heard.root.token
             if isinstance(story, Story):
@@ -802,7 +818,11 @@ class PartitionCore:
         ]
         loudness, loudest = max(same, default=(0.0, ""))
         # Only the loudest may turn it round: a second opinion beside it is controversy, not a reversal.
-        against = bool(firing) and firing[0].signal.direction != alert.direction
+        against = (
+            bool(firing)
+            and firing[0].signal.direction != alert.direction
+            and self._may_open(name, entity, firing[0], at_ms)
+        )
         reason = step(own, loudness=loudness, reversed_by=against, at_ms=at_ms, rules=self._rules.life)
         if reason is None:
             return
@@ -843,7 +863,7 @@ class PartitionCore:
             kind, direction, score, voices = signal.kind, signal.direction, signal.score, signal.voices.total
             self._stay_silent(name, entity, Reason.COOLING_DOWN, kind, direction, score, needed[ledger], voices, at_ms)
             return
-        if not self._stands_on_the_known(name, entity, signal, channel, needed[ledger], at_ms):
+        if not self._may_open(name, entity, loudest, at_ms):
             kind, direction, score, voices = signal.kind, signal.direction, signal.score, signal.voices.total
             why = Reason.UNKNOWN_ACCOUNTS
             self._stay_silent(name, entity, why, kind, direction, score, needed[ledger], voices, at_ms)
@@ -867,29 +887,38 @@ class PartitionCore:
         self._set_timer(name, entity, at_ms)
         transitions.append(AlertTransition(alert=alert, change="opened", reason=OPENED[signal.kind], at_ms=at_ms))
 
-    def _stands_on_the_known(
-        self, name: str, entity: _Entity, signal: Signal, channel: str, needed: float, at_ms: int
-    ) -> bool:
+    def _may_open(self, name: str, entity: _Entity, firing: _Firing, at_ms: int) -> bool:
         """Would it fire if of the newcomers only so many had spoken as usually come with the known?
 
         A crowd that is new to us is loud before it can be told whether it is a brigade. So what a newcomer said counts in full
-        once it has stood for `STANDS_MS` and no brigade was found; while one is on, it counts nothing.
+        once it has stood for `STANDS_MS`; what came from them in a brigade's time, or as long before its first echo, counts
+        nothing for as long as it is heard.
         """
-        own, ear = self._rules, entity.ears[channel]
+        own, budget, signal, channel = self._rules, self._budget, firing.signal, firing.channel
+        assert budget is not None, "only what a budget allows fires"
+        ear = entity.ears[channel]
         index = self._day_index if signal.kind == "drift" else own.windows_s.index(signal.window_s)
         inside = ear.sums.inside(index)
-        on = ear.chorus.brigade is not None
-        unknown = [story for story in inside if story.newcomer and (on or story.at_ms >= at_ms - STANDS_MS)]
+        since_ms, last_ms = ear.brigade
+        unknown = [
+            story
+            for story in inside
+            if story.newcomer and (story.at_ms >= at_ms - STANDS_MS or since_ms - STANDS_MS <= story.at_ms <= last_ms)
+        ]
         if not unknown:
             return True
-        # Where nearly everybody is new, the known tell nothing of how many more to expect.
+        # Where nearly everybody is new, the known tell nothing of how many more to expect; in a brigade they tell the wrong.
+        on = ear.chorus.brigade is not None
         strangers = 0.0 if on or ear.strangers >= STRANGERS_SURE else ear.strangers
-        threshold, said = min(needed, signal.score), _said(inside, ear.decisive, signal.expected.rarity)
-        gone = _said(unknown, ear.decisive, signal.expected.rarity)
-        if signal.kind in {"burst", "tone"}:
+        threshold = min(budget.needed(firing.ledger, at_ms, self._watched), signal.score)
+        counts = signal.kind in {"burst", "tone"}
+        rarity = signal.expected.rarity if counts else 1.0
+        said, gone = (_said(stories, ear.decisive, rarity) for stories in (inside, unknown))
+        if counts:
             missing = {each.mention.id for each in gone}
             known = [each for each in said if each.mention.id not in missing]
-            voices = as_known(known, signal.voices, strangers)
+            lately = sum(each.weight for each in known if each.mention.published_at_ms >= at_ms - STANDS_MS)
+            voices = as_known(known, signal.voices, lately * strangers / (1.0 - strangers))
             least = self._voices_min(channel)
             return score_of(voices, signal, voices_min=least, rules=own.detectors) >= threshold
         if sum(each.weight for each in gone) <= strangers * sum(each.weight for each in said):

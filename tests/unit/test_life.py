@@ -104,7 +104,11 @@ def test_however_the_score_jumps_an_alert_does_not_flap(scores: list[float], nee
                 quiet = scores[index - calm_ms // QUARTER_MS : index + 1]
                 assert max(quiet) < rules.close_share * needed, "every look of the calm was below the closing score"
                 own = None
-        if own is None and score >= needed and not cooling_down(last, loudness=score / needed, at_ms=at_ms, rules=rules):
+        if (
+            own is None
+            and score >= needed
+            and not cooling_down(last, loudness=score / needed, at_ms=at_ms, rules=rules)
+        ):
             last = (at_ms, score)
             openings.append(last)
             own = open_alert()

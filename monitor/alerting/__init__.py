@@ -5,6 +5,7 @@ that are facts. Knows nothing of Kafka, databases or receivers.
 """
 
 from monitor.alerting.baselines import (
+    BLOCK_MS,
     Expected,
     Habit,
     Market,
@@ -42,6 +43,15 @@ from monitor.alerting.paging import (
     Verdict,
     page_history,
 )
+from monitor.alerting.rescoring import (
+    Rescoring,
+    as_known,
+    over_blocks,
+    over_channels,
+    over_window,
+    score_of,
+    support,
+)
 from monitor.alerting.robust import Without, without_top
 from monitor.alerting.rules import MARKET_S, Rules, VoiceRules, load_rules, parse_rules
 from monitor.alerting.silence_states import Feed, Finding, Hearing, KeeperState, OperatorMessage, Shares, Trouble
@@ -49,6 +59,7 @@ from monitor.alerting.silences import Hours, Silence
 from monitor.alerting.sources import Sources
 
 __all__ = [
+    "BLOCK_MS",
     "MARKET_S",
     "OPENED",
     "Budget",
@@ -71,6 +82,7 @@ __all__ = [
     "Pending",
     "Reason",
     "Reasons",
+    "Rescoring",
     "Rules",
     "Said",
     "Settled",
@@ -88,6 +100,7 @@ __all__ = [
     "Weight",
     "Without",
     "alert_id",
+    "as_known",
     "brief",
     "burst",
     "close_block",
@@ -100,13 +113,18 @@ __all__ = [
     "exposure",
     "load_rules",
     "note_peak",
+    "over_blocks",
+    "over_channels",
+    "over_window",
     "page_history",
     "parse_rules",
     "quote",
     "reasons",
     "scaled",
+    "score_of",
     "severity",
     "step",
+    "support",
     "surplus",
     "tone_shift",
     "without_top",

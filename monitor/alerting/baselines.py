@@ -20,6 +20,7 @@ HOUR_MS = 3_600_000
 BLOCK_MS = 4 * HOUR_MS
 DAY_MS = 24 * HOUR_MS
 WEEK_H = 168
+_DAY_BLOCKS = DAY_MS // BLOCK_MS
 _TOD_PRIOR_H = 3.0  # hours of record that the overall mean is worth for one hour of the day
 _HOW_PRIOR_H = 6.0  # hours of record that the hour of the day is worth for one hour of the week
 _SECTOR_PRIOR_VOICES = 50.0  # voices that the market's tone is worth for a sector's
@@ -169,8 +170,22 @@ class Market(msgspec.Struct, array_like=True):
             self.week = [self._profile(each) for each in range(WEEK_H)]
 
 
+class BlockStep(msgspec.Struct, array_like=True, frozen=True):
+    """What a closed block's step of the CUSUMs was made from, but for its voices: so that it can be made again without some.
+
+    `bank` as it stood before; `known`: voices of tone that were behind the entity's `tone`.
+    """
+
+    block: int
+    tone: float
+    variance: float
+    known: float
+    bank: tuple[float, ...]
+
+
 class Habit(msgspec.Struct, array_like=True):
-    """One entity in one channel: decayed sums as of hour `at_hour`, and the four-hour block that is still open."""
+    """One entity in one channel: decayed sums as of hour `at_hour`, and the four-hour block that is still open. `steps`: of the
+    last day's blocks."""
 
     at_hour: int
     block: int
@@ -187,6 +202,7 @@ class Habit(msgspec.Struct, array_like=True):
     day_peaks: float = 0.0
     peak_days: float = 0.0
     bank: list[float] = msgspec.field(default_factory=lambda: list(EMPTY))
+    steps: list[BlockStep] = msgspec.field(default_factory=list)
 
 
 def close_block(habit: Habit, market: Market, at_ms: int, rules: BaselineRules, sector: str) -> None:
@@ -199,8 +215,10 @@ def close_block(habit: Habit, market: Market, at_ms: int, rules: BaselineRules, 
         voices = usual.voices * exposure(market, habit.block * BLOCK_MS, BLOCK_MS)
         cap = voices + 2.0 * math.sqrt(voices + voices**2 / usual.size) + 3.0
         kept = min(1.0, cap / habit.open_n)
-        spread = usual.variance * (1 / habit.open_n + 1 / (habit.tone_w + rules.tone_prior_voices))
-        step_bank(habit.bank, (habit.open_p / habit.open_n - usual.tone) / math.sqrt(spread))
+        step = BlockStep(habit.block, usual.tone, usual.variance, habit.tone_w, tuple(habit.bank))
+        habit.steps = [each for each in habit.steps if each.block >= block - _DAY_BLOCKS]
+        habit.steps.append(step)
+        step_bank(habit.bank, block_reading(habit.open_n, habit.open_p, step, rules.tone_prior_voices))
         habit.voices += habit.open_n * kept
         habit.squares += (habit.open_n * kept) ** 2
         habit.tone_w += habit.open_n * kept
@@ -221,6 +239,12 @@ def close_block(habit: Habit, market: Market, at_ms: int, rules: BaselineRules, 
     for name in ("voices", "squares", "tone_w", "tone_p", "decisive", "day_peaks", "peak_days"):
         setattr(habit, name, getattr(habit, name) * factor)
     habit.at_hour = hour
+
+
+def block_reading(n: float, polarity: float, step: BlockStep, prior: float) -> float:
+    """The mean of n voices' polarity in standard deviations from the entity's own, of which `step.known` + `prior` voices are behind."""
+    spread = step.variance * (1 / n + 1 / (step.known + prior))
+    return (polarity / n - step.tone) / math.sqrt(spread)
 
 
 def scaled(usual: Expected, exposure: float, factor: float, market_tone: float) -> Expected:

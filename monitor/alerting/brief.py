@@ -30,6 +30,11 @@ def _sentences(alert: Alert) -> list[str]:
             else ""
         ),
         _carriers(details.get("stories_needed", 0)),
+        (
+            "What came before carries it too: it would stand without all of these stories."
+            if details.get("fires_without_all_stories")
+            else ""
+        ),
         f"Strongest: “{alert.evidence[0].quote}” ({alert.evidence[0].source})." if alert.evidence else "",
         (
             f"Against it: “{alert.counter_evidence[0].quote}” ({alert.counter_evidence[0].source})."

@@ -85,19 +85,24 @@ def tone_shift(voices: Voices, usual: Expected, window_s: int, rules: DetectorRu
 
 def drift(voices: Voices, usual: Expected, window_s: int, bank: list[float]) -> Signal | None:
     """A shift that lasts: the highest of the CUSUMs (see cusum.py)."""
-    up, down = heights(bank)
-    height = max(up, down)
-    if height <= 0 or voices.total <= 0:
+    direction, score = drift_score(bank)
+    if score <= 0 or voices.total <= 0:
         return None
     return Signal(
         kind="drift",
-        direction="positive" if up >= down else "negative",
-        score=min(height / LN10, SCORE_MAX),
+        direction=direction,
+        score=score,
         window_s=window_s,
         voices=voices,
         expected=usual,
         tone=voices.polarity / voices.total - usual.tone,
     )
+
+
+def drift_score(bank: list[float]) -> tuple[Direction, float]:
+    """The side on which a bank stands highest, and how high, in decimal logs."""
+    up, down = heights(bank)
+    return ("positive" if up >= down else "negative"), min(max(up, down) / LN10, SCORE_MAX)
 
 
 def divergence(

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from monitor.alerting.detectors import Voices
 from monitor.alerting.levels import LevelledMention
 from monitor.clock import to_rfc3339
-from monitor.records import AlertEvidence, Direction, ScoredMention
+from monitor.records import AlertEvidence, ScoredMention
 
 QUOTE_CHARS_MAX = 240
 CANDIDATES = 40
@@ -25,12 +25,14 @@ class Said(NamedTuple):
 
 class Reasons(NamedTuple):
     """`needed`: the smallest set of stories without which the score falls under the threshold, strongest first; `evidence`
-    quotes the first of them. `flip_margin`: their share of the window's voices."""
+    quotes the first of them. `flip_margin`: their share of the window's voices. Not `enough`: it would fire without all of
+    them, because what came before the window carries it too."""
 
     evidence: tuple[AlertEvidence, ...]
     counter_evidence: tuple[AlertEvidence, ...]
     needed: tuple[str, ...]
     flip_margin: float
+    enough: bool
 
 
 class Shift(NamedTuple):
@@ -46,22 +48,22 @@ class Shift(NamedTuple):
 def reasons(
     said: Sequence[Said],
     *,
-    direction: Direction,
-    score: Callable[[Voices], float],
+    support: Callable[[Said], float],
+    without: Callable[[Sequence[Said]], float],
     threshold: float,
     stories_max: int,
 ) -> Reasons:
-    """`score` is the detector over the sums of a set of stories."""
-    sign = 1.0 if direction == "positive" else -1.0
-    ranked = sorted(said, key=lambda each: (-sign * each.weight * each.mention.polarity, each.mention.id))
-    against = [each for each in reversed(ranked) if sign * each.mention.polarity < 0]
-    needed = _smallest(ranked, score, threshold)
+    """`without` is the detector's score once some stories are gone; `support` how much a story speaks for the alert."""
+    ranked = sorted(said, key=lambda each: (-support(each), each.mention.id))
+    against = [each for each in reversed(ranked) if support(each) < 0]
+    needed = _smallest(ranked, without, threshold)
     total = sum(each.weight for each in said) or 1.0
     return Reasons(
         evidence=tuple(_evidence(each) for each in needed[:stories_max]),
         counter_evidence=tuple(_evidence(each) for each in against[: min(3, stories_max)]),
         needed=tuple(each.mention.document for each in needed),
         flip_margin=round(min(1.0, sum(each.weight for each in needed) / total), 4),
+        enough=without(needed) < threshold,
     )
 
 
@@ -87,19 +89,13 @@ def quote(mention: ScoredMention) -> str:
     return text if len(text) <= QUOTE_CHARS_MAX else text[: QUOTE_CHARS_MAX - 1].rstrip() + "…"
 
 
-def _smallest(ranked: Sequence[Said], score: Callable[[Voices], float], threshold: float) -> list[Said]:
+def _smallest(ranked: Sequence[Said], without: Callable[[Sequence[Said]], float], threshold: float) -> list[Said]:
     """The smallest set whose removal brings the score under the threshold, strongest first.
 
     Exact for one and two stories, by trying all. Beyond, greedy: always the story whose removal lowers the score most; then
     whatever turns out not to be needed is put back, so that no story of the set is there in vain. `CANDIDATES` limits the
     work: where more of the strongest must go, it is as many of them as it takes.
     """
-    whole = sums_of(ranked)
-
-    def without(gone: Sequence[Said]) -> float:
-        out = sums_of(gone)
-        return score(Voices(**{name: getattr(whole, name) - getattr(out, name) for name in Voices.__struct_fields__}))
-
     strongest = _prefix(len(ranked), lambda count: without(ranked[:count]) < threshold)
     if strongest > CANDIDATES:
         return list(ranked[:strongest])

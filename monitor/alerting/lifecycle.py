@@ -37,6 +37,7 @@ class Reason(StrEnum):
     EXPIRED = "expired"
     COOLING_DOWN = "cooling_down"
     NOT_CONFIRMED = "not_confirmed"
+    UNKNOWN_ACCOUNTS = "unknown_accounts"
 
 
 OPENED: dict[AlertKind, Reason] = {

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from monitor.alerting.detectors import Voices
-from monitor.alerting.evidence import Said, sums_of
+from monitor.alerting.evidence import Said
 
 
 class Without(NamedTuple):
@@ -19,9 +18,9 @@ class Without(NamedTuple):
 
 
 def without_top(
-    said: Sequence[Said], *, name: Callable[[Said], str | None], top: int, fires: Callable[[Voices], bool]
+    said: Sequence[Said], *, name: Callable[[Said], str | None], top: int, fires: Callable[[Sequence[Said]], bool]
 ) -> Without:
-    """Take the `top` loudest away, and ask again."""
+    """Take the `top` loudest away, and ask again: `fires` hears what is gone."""
     voices: dict[str, float] = {}
     for each in said:
         who = name(each)
@@ -29,10 +28,10 @@ def without_top(
             voices[who] = voices.get(who, 0.0) + each.weight
     total = sum(each.weight for each in said)
     loudest = sorted(voices, key=lambda who: (-voices[who], who))[:top]
-    kept = [each for each in said if name(each) not in loudest]
+    gone = [each for each in said if name(each) in loudest]
     return Without(
         known=len(voices),
         names=tuple(loudest),
         share=round(sum(voices[who] for who in loudest) / total, 4) if total else 0.0,
-        fires=fires(sums_of(kept)) if voices else None,
+        fires=fires(gone) if voices else None,
     )

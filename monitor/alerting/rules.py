@@ -92,12 +92,14 @@ class BaselineRules(_Section):
 
 
 class DetectorRules(_Section):
-    """Windows in seconds; `voices_min_*`: fewer never fire, and a post is cheaper than an article; `lean_weight`: standard deviations of surplus that one of lean is worth."""
+    """Windows in seconds; `voices_min_*`: fewer never fire, and a post is cheaper than an article; in a shorter window
+    of burst than the longest never fewer than `short_voices_min`, because two that meet by chance are no burst; `lean_weight`: standard deviations of surplus that one of lean is worth."""
 
     burst_windows_s: tuple[Count, ...] = (300, 3_600, 14_400, 28_800)
     tone_window_s: Count = 14_400
     divergence_window_s: Count = 86_400
     lean_weight: Annotated[float, Field(ge=0)] = 0.5
+    short_voices_min: Positive = 4.0
     voices_min_news: Positive = 1.0
     voices_min_social: Positive = 1.0
     tone_voices_min: Positive = 6.0

@@ -19,6 +19,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from monitor.alerting import (
+    BLOCK_MS,
     MARKET_S,
     OPENED,
     Budget,
@@ -30,6 +31,7 @@ from monitor.alerting import (
     OpenAlert,
     Pending,
     Reason,
+    Rescoring,
     Rules,
     Said,
     Signal,
@@ -38,6 +40,7 @@ from monitor.alerting import (
     Voices,
     Weight,
     alert_id,
+    as_known,
     brief,
     burst,
     close_block,
@@ -49,10 +52,15 @@ from monitor.alerting import (
     expected,
     exposure,
     note_peak,
+    over_blocks,
+    over_channels,
+    over_window,
     reasons,
     scaled,
+    score_of,
     severity,
     step,
+    support,
     surplus,
     tone_shift,
     without_top,
@@ -99,11 +107,14 @@ RECORD_H_MIN = 2  # hours of a channel: before, everything is unheard of and not
 SCORE_MIN = 0.5  # how loud an alert is, is a share of the score it needed, which no budget may make nothing
 SILENT_AGAIN_MS = 6 * HOUR_MS
 TELLERS_MS = 4 * HOUR_MS
+STRANGERS_SURE = 0.9  # of all posts: then nearly everybody is new
+STANDS_MS = HOUR_MS
 STRANGERS_MAX = 0.5  # where nearly everybody is always new, newcomers can't be told apart
 FRESH_ENOUGH = 0.4  # a text with this share of new word pairs is a full voice
 QUOTE_CHARS_MAX = 240
 _CASHTAG = re.compile(r"\$[A-Za-z]")
 _UNHEARD = (0, 0, 0, 0)
+NOBODY = (1, 0)  # the time in which no brigade spoke
 
 
 class Fate(StrEnum):
@@ -191,7 +202,18 @@ class _Firing(NamedTuple):
 class _Ear:
     """What was said lately about one entity in one channel; dropped when the last 24 hours are silent."""
 
-    __slots__ = ("chorus", "decisive", "decisive_ms", "novelty", "sums", "tellers", "usual", "usual_of")
+    __slots__ = (
+        "brigade",
+        "chorus",
+        "decisive",
+        "decisive_ms",
+        "novelty",
+        "strangers",
+        "sums",
+        "tellers",
+        "usual",
+        "usual_of",
+    )
 
     def __init__(self, lengths_ms: tuple[int, ...], policy: NoveltyPolicy, chorus: ChorusPolicy) -> None:
         self.novelty = NoveltyMemory(policy)
@@ -202,6 +224,8 @@ class _Ear:
         self.usual_of = (0, 0, 0)
         self.decisive_ms: int | None = None
         self.tellers = Tellers()
+        self.strangers = 1.0
+        self.brigade = NOBODY
 
 
 class _Entity:
@@ -254,6 +278,7 @@ class PartitionCore:
         self._folded_to_ms: int | None = None
         self._timers: list[tuple[int, str]] = []
         self._dirty: set[str] = set()
+        self._voiced: dict[str, set[str]] = {}
         self._exposures: dict[tuple[str, int], float] = {}
         self._watched = 1
         self.counts: Counter[str] = Counter()
@@ -362,11 +387,10 @@ class PartitionCore:
                 at += 1
             buckets += self._fold_bucket(batch, close_ms - length_ms)
             self._start_evaluating(close_ms)
-            spoken: dict[str, set[str]] = {}
-            for mention in batch:
-                spoken.setdefault(mention.entity, set()).add(mention.channel)
-            for name in sorted(spoken):
-                self._evaluate(name, close_ms, transitions, spoken[name])
+            # Who was spoken of with a voice: a copy, or an echo in a brigade, makes nothing rarer than it was.
+            for name, channels in sorted(self._voiced.items()):
+                self._evaluate(name, close_ms, transitions, channels)
+            self._voiced.clear()
         for mention in ready:
             del self._pending[mention.id]
         self._run_timers(end_ms, transitions)
@@ -422,6 +446,7 @@ class PartitionCore:
                 ear.sums.expire(at_ms)
                 if not len(ear.novelty) and not ear.sums.stories and ear.tellers.forget_before(at_ms):
                     del entity.ears[channel]
+                    entity.habits[channel].steps = []  # older than a day
 
     # Folding.
 
@@ -449,6 +474,8 @@ class PartitionCore:
             (total_u, negative_u, positive_u, polarity_u), decisive = self._hear(entity, mention)
             weights = (total_u / UNIT, negative_u / UNIT, positive_u / UNIT, polarity_u / UNIT)
             self._remember(entity, market, mention, weights, decisive)
+            if total_u:
+                self._voiced.setdefault(mention.entity, set()).add(mention.channel)
             row = sums.setdefault((mention.entity, mention.channel), [0.0] * 6)
             values = (1, *weights, weights[3] * mention.polarity)
             for index, value in enumerate(values):
@@ -481,7 +508,7 @@ class PartitionCore:
         newcomer, strangers = False, 0.0
         if author is not None:
             newcomer = self._newcomers.hear(at_ms, author)
-            strangers = self._strangers.hear(at_ms, channel, "new" if newcomer else "known")
+            ear.strangers = strangers = self._strangers.hear(at_ms, channel, "new" if newcomer else "known")
         heard, fresh, spoken, crowd = ear.novelty.hear(at_ms, mention.text, author, None)
         copy = heard.root is not heard
         echo = newcomer and ear.chorus.is_echo(mention.text, copy=copy, crowd=crowd, spoken=spoken)
@@ -501,6 +528,7 @@ class PartitionCore:
             brigade = ear.chorus.hear(at_ms, echo, total_u, mention)
             if brigade is not None:
                 self._brigades[mention.entity, channel] = brigade
+                ear.brigade = (brigade.since_ms, brigade.last_ms)
         if copy:
             story = heard.root.token
             if isinstance(story, Story):
@@ -517,6 +545,7 @@ class PartitionCore:
             polarity_u=polarity_u,
             mention=mention,
         )
+        story.newcomer = newcomer
         ear.sums.add(story)
         if first:
             ear.decisive = story
@@ -679,7 +708,7 @@ class PartitionCore:
             factor, market_tone = self._market_move(channel, sums, at_ms)
             peak = 0.0
             for index, window_s, ledger in self._burst_windows:
-                if sums.total(index) < voices_min:
+                if sums.total(index) < (voices_min if ledger == "burst" else own.short_voices_min):
                     continue
                 voices = self._voices(ear, index, at_ms - 1000 * window_s, usual.rarity)
                 exposed = self._exposure(channel, at_ms, window_s)
@@ -789,7 +818,11 @@ class PartitionCore:
         ]
         loudness, loudest = max(same, default=(0.0, ""))
         # Only the loudest may turn it round: a second opinion beside it is controversy, not a reversal.
-        against = bool(firing) and firing[0].signal.direction != alert.direction
+        against = (
+            bool(firing)
+            and firing[0].signal.direction != alert.direction
+            and self._may_open(name, entity, firing[0], at_ms)
+        )
         reason = step(own, loudness=loudness, reversed_by=against, at_ms=at_ms, rules=self._rules.life)
         if reason is None:
             return
@@ -830,6 +863,11 @@ class PartitionCore:
             kind, direction, score, voices = signal.kind, signal.direction, signal.score, signal.voices.total
             self._stay_silent(name, entity, Reason.COOLING_DOWN, kind, direction, score, needed[ledger], voices, at_ms)
             return
+        if not self._may_open(name, entity, loudest, at_ms):
+            kind, direction, score, voices = signal.kind, signal.direction, signal.score, signal.voices.total
+            why = Reason.UNKNOWN_ACCOUNTS
+            self._stay_silent(name, entity, why, kind, direction, score, needed[ledger], voices, at_ms)
+            return
         waits = confirm(entity.pending, signal, needed=needed[ledger], at_ms=at_ms, rules=life)
         if waits is not None:
             if waits is not entity.pending:
@@ -848,6 +886,44 @@ class PartitionCore:
         self._dirty.add(name)
         self._set_timer(name, entity, at_ms)
         transitions.append(AlertTransition(alert=alert, change="opened", reason=OPENED[signal.kind], at_ms=at_ms))
+
+    def _may_open(self, name: str, entity: _Entity, firing: _Firing, at_ms: int) -> bool:
+        """Would it fire if of the newcomers only so many had spoken as usually come with the known?
+
+        A crowd that is new to us is loud before it can be told whether it is a brigade. So what a newcomer said counts in full
+        once it has stood for `STANDS_MS`; what came from them in a brigade's time, or as long before its first echo, counts
+        nothing for as long as it is heard.
+        """
+        own, budget, signal, channel = self._rules, self._budget, firing.signal, firing.channel
+        assert budget is not None, "only what a budget allows fires"
+        ear = entity.ears[channel]
+        index = self._day_index if signal.kind == "drift" else own.windows_s.index(signal.window_s)
+        inside = ear.sums.inside(index)
+        since_ms, last_ms = ear.brigade
+        unknown = [
+            story
+            for story in inside
+            if story.newcomer and (story.at_ms >= at_ms - STANDS_MS or since_ms - STANDS_MS <= story.at_ms <= last_ms)
+        ]
+        if not unknown:
+            return True
+        # Where nearly everybody is new, the known tell nothing of how many more to expect; in a brigade they tell the wrong.
+        on = ear.chorus.brigade is not None
+        strangers = 0.0 if on or ear.strangers >= STRANGERS_SURE else ear.strangers
+        threshold = min(budget.needed(firing.ledger, at_ms, self._watched), signal.score)
+        counts = signal.kind in {"burst", "tone"}
+        rarity = signal.expected.rarity if counts else 1.0
+        said, gone = (_said(stories, ear.decisive, rarity) for stories in (inside, unknown))
+        if counts:
+            missing = {each.mention.id for each in gone}
+            known = [each for each in said if each.mention.id not in missing]
+            lately = sum(each.weight for each in known if each.mention.published_at_ms >= at_ms - STANDS_MS)
+            voices = as_known(known, signal.voices, lately * strangers / (1.0 - strangers))
+            least = self._voices_min(channel)
+            return score_of(voices, signal, voices_min=least, rules=own.detectors) >= threshold
+        if sum(each.weight for each in gone) <= strangers * sum(each.weight for each in said):
+            return True
+        return self._rescoring(name, entity, signal, said, channel, at_ms)(gone) >= threshold
 
     def _give_up(self, name: str, entity: _Entity, at_ms: int) -> None:
         """What waited to be confirmed, if anything did, no longer fires."""
@@ -903,27 +979,21 @@ class PartitionCore:
     ) -> Alert:
         """Everything that is said to the analyst, from the facts at hand."""
         own = self._rules
+        if signal.kind == "drift":
+            signal = self._over_the_day(name, entity, signal, channel, at_ms)
         ear, usual, voices = entity.ears[channel], signal.expected, signal.voices
-        inside = ear.sums.inside(own.windows_s.index(signal.window_s))
-        said = [
-            Said(
-                story.mention,
-                (usual.rarity if story is ear.decisive else 1.0) * story.total_u / UNIT,
-                story.copies,
-            )
-            for story in inside
-            if isinstance(story.mention, ScoredMention)
-        ]
+        rarity = usual.rarity if signal.kind in {"burst", "tone"} else 1.0
+        said = _said(ear.sums.inside(own.windows_s.index(signal.window_s)), ear.decisive, rarity)
+        both = said
+        if signal.kind == "divergence":
+            both = [*said, *_said(entity.ears["social"].sums.inside(self._day_index), None, 1.0)]
         threshold = min(needed, signal.score)
-
-        def again(kept: Voices) -> float:
-            return self._score_of(kept, signal, channel)
-
+        without = self._rescoring(name, entity, signal, both, channel, at_ms)
         why = reasons(
-            said, direction=signal.direction, score=again, threshold=threshold, stories_max=own.life.stories_max
+            both, support=support(signal), without=without, threshold=threshold, stories_max=own.life.stories_max
         )
         authors, loudest = (
-            without_top(said, name=name_of, top=top, fires=lambda kept: again(kept) >= threshold)
+            without_top(said, name=name_of, top=top, fires=lambda gone: without(gone) >= threshold)
             for name_of, top in (
                 (lambda each: each.mention.author, own.life.top_authors),
                 (lambda each: each.mention.source, own.life.top_sources),
@@ -981,8 +1051,9 @@ class PartitionCore:
                 "score": round(signal.score, 3),
                 "score_needed": round(needed, 3),
                 "stories": len(said),
-                "stories_needed": len(why.needed),
-                "documents_needed": list(why.needed),
+                "stories_needed": len(why.needed) if why.enough else 0,
+                "documents_needed": list(why.needed) if why.enough else [],
+                "fires_without_all_stories": not why.enough,
                 "shift": {name: round(value, 4) for name, value in shift._asdict().items()},
                 "volume_ratio": round(voices.total / max(usual.voices, 0.01), 2),
                 "sources": len(names),
@@ -1000,18 +1071,28 @@ class PartitionCore:
         )
         return msgspec.structs.replace(alert, brief=brief(alert))
 
-    def _score_of(self, voices: Voices, signal: Signal, channel: str) -> float:
-        """The detector over fewer stories, all else equal; kinds that don't rest on one window keep their score while anything is left."""
-        own = self._rules.detectors
-        if voices.total < self._voices_min(channel):
-            return 0.0
-        if signal.kind == "burst":
-            again = burst(voices, signal.expected, signal.window_s, own)
-        elif signal.kind == "tone":
-            again = tone_shift(voices, signal.expected, signal.window_s, own)
-        else:
-            return signal.score
-        return again.score if again is not None and again.direction == signal.direction else 0.0
+    def _over_the_day(self, name: str, entity: _Entity, signal: Signal, channel: str, at_ms: int) -> Signal:
+        """A drift is told by the voices of the last day: those of the tone's window say little of what took so long."""
+        ear, factor = entity.ears[channel], self._market_move(channel, entity.ears[channel].sums, at_ms)
+        day_s = self._rules.windows_s[self._day_index]
+        voices = self._voices(ear, self._day_index, at_ms - 1000 * day_s, 1.0)
+        usual = scaled(self._usual(name, entity, channel, at_ms), self._exposure(channel, at_ms, day_s), *factor)
+        tone = voices.polarity / voices.total - usual.tone
+        return msgspec.structs.replace(signal, window_s=day_s, voices=voices, expected=usual, tone=tone)
+
+    def _rescoring(
+        self, name: str, entity: _Entity, signal: Signal, said: Sequence[Said], channel: str, at_ms: int
+    ) -> Rescoring:
+        """The detector that spoke, over fewer stories."""
+        own = self._rules
+        if signal.kind == "drift":
+            since = (at_ms - HORIZON_MS + BLOCK_MS - 1) // BLOCK_MS
+            steps = [each for each in entity.habits[channel].steps if each.block >= since]
+            return over_blocks(signal, said, steps=steps, prior=own.baseline.tone_prior_voices)
+        if signal.kind == "divergence":
+            social = self._usual(name, entity, "social", at_ms)
+            return over_channels(signal, said, social=social, window_s=signal.window_s, rules=own.detectors)
+        return over_window(signal, said, voices_min=self._voices_min(channel), rules=own.detectors)
 
     # State.
 
@@ -1062,6 +1143,15 @@ class PartitionCore:
                 for ear in entity.ears.values():
                     ear.novelty.forget_before(folded_to_ms - HORIZON_MS)
                     ear.sums.expire(folded_to_ms)
+
+
+def _said(stories: Iterable[Story], decisive: Story | None, rarity: float) -> list[Said]:
+    """These stories, the decisive one at what it weighs."""
+    return [
+        Said(story.mention, (rarity if story is decisive else 1.0) * story.total_u / UNIT, story.copies)
+        for story in stories
+        if isinstance(story.mention, ScoredMention)
+    ]
 
 
 def _room(told: Told, *, own: VoiceRules, share: float, strangers: float | None) -> float:

@@ -26,9 +26,10 @@ class Sums(NamedTuple):
 
 
 class Story:
-    """One voice: the first mention of a story and what followed it. `weight_u` and `polarity_u` are in millionths."""
+    """One voice: the first mention of a story and what followed it. What ends in `_u` is in millionths. `newcomer`: an account
+    told it that nobody had heard of."""
 
-    __slots__ = ("at_ms", "copies", "mention", "negative_u", "polarity_u", "positive_u", "total_u")
+    __slots__ = ("at_ms", "copies", "mention", "negative_u", "newcomer", "polarity_u", "positive_u", "total_u")
 
     def __init__(
         self, *, at_ms: int, total_u: int, negative_u: int, positive_u: int, polarity_u: int, mention: object
@@ -40,6 +41,7 @@ class Story:
         self.polarity_u = polarity_u
         self.mention = mention
         self.copies = 1
+        self.newcomer = False
 
 
 class SlidingSums:

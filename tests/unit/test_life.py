@@ -98,17 +98,21 @@ def test_however_the_score_jumps_an_alert_does_not_flap(scores: list[float], nee
     for index, score in enumerate(scores):
         at_ms = index * QUARTER_MS
         if own is not None:
-            reason = step(own, score=score, reversed_by=False, at_ms=at_ms, rules=rules)
+            reason = step(own, loudness=score / needed, reversed_by=False, at_ms=at_ms, rules=rules)
             if reason is Reason.CALMED:
                 assert at_ms - own.opened_ms >= calm_ms
                 quiet = scores[index - calm_ms // QUARTER_MS : index + 1]
                 assert max(quiet) < rules.close_share * needed, "every look of the calm was below the closing score"
                 own = None
-        if own is None and score >= needed and not cooling_down(last, score=score, at_ms=at_ms, rules=rules):
+        if (
+            own is None
+            and score >= needed
+            and not cooling_down(last, loudness=score / needed, at_ms=at_ms, rules=rules)
+        ):
             last = (at_ms, score)
             openings.append(last)
             own = open_alert()
-            own.needed, own.peak, own.opened_ms, own.updated_ms = needed, score, at_ms, at_ms
+            own.needed, own.peak, own.opened_ms, own.updated_ms = {"burst": needed}, score / needed, at_ms, at_ms
     for (before_ms, before), (after_ms, after) in pairwise(openings):
         assert after_ms - before_ms >= cool_ms or after >= 1.5 * before
 
@@ -221,7 +225,13 @@ def test_the_evidence_silences_the_alert_and_none_of_it_is_in_vain(
     if whole <= 0.01:
         return
     threshold = share * whole
-    why = reasons(told, direction="negative", score=loudness, threshold=threshold, stories_max=9)
+    why = reasons(
+        told,
+        support=lambda each: -each.weight * each.mention.polarity,
+        without=lambda gone: score([each for each in told if each not in gone]),
+        threshold=threshold,
+        stories_max=9,
+    )
     by_document = {s.mention.document: s for s in told}
     chosen = [by_document[document] for document in why.needed]
     assert score([s for s in told if s not in chosen]) < threshold + 1e-9

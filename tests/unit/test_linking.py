@@ -102,3 +102,10 @@ def test_the_watchlist_of_the_past_holds_those_that_are_gone() -> None:
     linker = Linker(load_watchlist(ROOT / "configs" / "watchlists" / "us_history.csv"))
     text = "WaMu, Lehman and AIG under pressure; First Republic Bank, Wirecard and Thomas Cook too"
     assert {link.entity for link in linker.link(text)} == {"WM", "LEH", "AIG", "FRC", "WDI.DE", "TCG.L"}
+
+
+def test_the_market_as_a_whole_is_an_entity_of_its_own() -> None:
+    """What is said of the index is not said of those who publish it."""
+    texts = ["US STOCKS-Wall St tumbles on credit fears", "S&P 500 hits a record", "$SPY puts printing"]
+    assert [[link.entity for link in LINKER.link(text, channel="social")] for text in texts] == [["SPY"]] * 3
+    assert [link.entity for link in LINKER.link("S&P Global raises its dividend")] == ["SPGI"]

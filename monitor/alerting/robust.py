@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from monitor.alerting.detectors import Voices
 from monitor.alerting.evidence import Said, sums_of
+from monitor.records import Voices
 
 
 class Without(NamedTuple):

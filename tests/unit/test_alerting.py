@@ -13,11 +13,11 @@ from scipy.stats import poisson
 from monitor.alerting import Budget, BudgetState, Habit, Market, OpenAlert, Reason, Rules, load_rules, parse_rules
 from monitor.alerting.baselines import close_block, expected, note_peak
 from monitor.alerting.cusum import EMPTY, heights, step_bank
-from monitor.alerting.detectors import Voices, burst, surplus, tail_score
+from monitor.alerting.detectors import burst, surplus, tail_score
 from monitor.alerting.lifecycle import alert_id, step
 from monitor.alerting.rules import BaselineRules, BudgetRules, DetectorRules, LifeRules
 from monitor.errors import Fatal
-from monitor.records import Alert
+from monitor.records import Alert, Voices
 
 DAY_MS = 86_400_000
 HOUR_MS = 3_600_000

@@ -219,6 +219,19 @@ class _Entity:
         self.silent: dict[str, int] = state.silent if state else {}
         self.ears: dict[str, _Ear] = {}
 
+    def pack(self) -> bytes:
+        """Its record, as it is stored."""
+        return _PACK.encode(
+            _EntityState(
+                version=STATE_VERSION,
+                habits=_in_order(self.habits),
+                alert=self.alert,
+                opened=_in_order(self.opened),
+                pending=self.pending,
+                silent=_in_order(self.silent),
+            )
+        )
+
 
 class PartitionCore:
     """Take mentions, advance, write what comes out. See the module's docstring."""
@@ -239,6 +252,7 @@ class PartitionCore:
         self._words = tuple(sorted(word.casefold() for word in rules.voices.decisive_words))
         self._watermark = Watermark(policy=_watermark_policy(policy))
         self._entities: dict[str, _Entity] = {}
+        self._asleep: dict[str, bytes] = {}  # of whom nothing was heard for a day: their record, packed
         self._markets: dict[str, Market] = {}
         self._loud: dict[str, deque[tuple[int, int, int]]] = {}
         self._loud_sums: dict[str, list[int]] = {}
@@ -278,7 +292,11 @@ class PartitionCore:
         if state:
             core._read_partition(_decode(state, _PartitionState, "the partition"), watermark_ms)
         for name, blob in entity_states.items():
-            core._entities[name] = entity = _Entity(_decode(blob, _EntityState, f"entity {name}"))
+            state_of = _decode(blob, _EntityState, f"entity {name}")
+            if state_of.alert is None and state_of.pending is None:
+                core._asleep[name] = blob
+                continue
+            core._entities[name] = entity = _Entity(state_of)
             if core._folded_to_ms is not None:
                 core._set_timer(name, entity, core._folded_to_ms)
         core._read_back(recent)
@@ -287,6 +305,11 @@ class PartitionCore:
     @property
     def watermark_ms(self) -> int | None:
         return self._watermark.value_ms
+
+    @property
+    def awake(self) -> int:
+        """How many entities somebody spoke of within a day, or that have an alert: only these are held unpacked."""
+        return len(self._entities)
 
     def settle(self, settled: Mapping[str, int]) -> None:
         """See `Watermark.settle`."""
@@ -369,11 +392,13 @@ class PartitionCore:
         for mention in ready:
             del self._pending[mention.id]
         self._run_timers(end_ms, transitions)
-        if self._folded_to_ms is None or end_ms > self._folded_to_ms:
-            self._folded_to_ms = end_ms
-            self._forget(end_ms)
-        states = {name: self._entity_blob(name) for name in sorted(self._dirty)}
+        states = {name: self._entities[name].pack() for name in sorted(self._dirty)}
         self._dirty.clear()
+        if self._folded_to_ms is None or end_ms > self._folded_to_ms:
+            hour = (self._folded_to_ms or 0) // HOUR_MS
+            self._folded_to_ms = end_ms
+            if end_ms // HOUR_MS > hour:
+                self._forget(end_ms)
         suppressed, self._suppressed = tuple(self._suppressed), []
         return Outcome(
             buckets=tuple(buckets),
@@ -390,8 +415,8 @@ class PartitionCore:
             due_ms, name = heapq.heappop(self._timers)
             while self._timers and self._timers[0] == (due_ms, name):
                 heapq.heappop(self._timers)
-            entity = self._entities[name]
-            if self._due_ms(entity, due_ms - 1) != due_ms:
+            entity = self._entities.get(name)
+            if entity is None or self._due_ms(entity, due_ms - 1) != due_ms:
                 continue
             self._start_evaluating(due_ms)
             self._evaluate(name, due_ms, transitions)
@@ -410,17 +435,25 @@ class PartitionCore:
         return opened_ms + ((after_ms - opened_ms) // every_ms + 1) * every_ms
 
     def _forget(self, at_ms: int) -> None:
-        """Once an hour of event time: entities that are silent for a day keep only their record."""
-        if at_ms // HOUR_MS == (at_ms - self._policy.bucket_ms) // HOUR_MS and len(self._entities) < 10_000:
-            return
-        for entity in self._entities.values():
-            if not entity.ears:
-                continue
+        """Once an hour of event time: of entities that are silent for a day only the packed record is kept."""
+        for name, entity in list(self._entities.items()):
             for channel, ear in list(entity.ears.items()):
                 ear.novelty.forget_before(at_ms - HORIZON_MS)
                 ear.sums.move_to(at_ms)
                 if not len(ear.novelty) and not ear.sums.stories and ear.tellers.forget_before(at_ms):
                     del entity.ears[channel]
+            if not entity.ears and entity.alert is None and entity.pending is None:
+                self._asleep[name] = entity.pack()
+                del self._entities[name]
+
+    def _wake(self, name: str) -> _Entity:
+        """Somebody speaks of it."""
+        entity = self._entities.get(name)
+        if entity is None:
+            blob = self._asleep.pop(name, None)
+            state = _decode(blob, _EntityState, f"entity {name}") if blob is not None else None
+            entity = self._entities[name] = _Entity(state)
+        return entity
 
     # Folding.
 
@@ -438,9 +471,7 @@ class PartitionCore:
         if self._budget is None:
             self._budget = self._make_budget(BudgetState.since(start_ms))
         for mention in batch:
-            entity = self._entities.get(mention.entity)
-            if entity is None:
-                entity = self._entities[mention.entity] = _Entity()
+            entity = self._wake(mention.entity)
             market = self._markets.get(mention.channel)
             if market is None:
                 market = self._markets[mention.channel] = Market(hour=hour, first_hour=hour)
@@ -1012,19 +1043,6 @@ class PartitionCore:
         gap_ms = round(self._rules.life.cooldown_s * 1000)
         return Budget(rules=self._rules.budget, gap_ms=gap_ms, share=self._policy.budget_share, state=state)
 
-    def _entity_blob(self, name: str) -> bytes:
-        entity = self._entities[name]
-        return _PACK.encode(
-            _EntityState(
-                version=STATE_VERSION,
-                habits=_in_order(entity.habits),
-                alert=entity.alert,
-                opened=_in_order(entity.opened),
-                pending=entity.pending,
-                silent=_in_order(entity.silent),
-            )
-        )
-
     def _read_partition(self, state: _PartitionState, watermark_ms: int | None) -> None:
         self._watermark = Watermark(
             policy=_watermark_policy(self._policy), newest_ms=state.newest_ms, restored_ms=watermark_ms
@@ -1046,7 +1064,7 @@ class PartitionCore:
             else:
                 levels = self._levels.get(mention.channel)
                 heard = levels.level(mention) if levels is not None else mention
-                self._hear(self._entities.setdefault(mention.entity, _Entity()), heard)
+                self._hear(self._wake(mention.entity), heard)
         self._brigades.clear()  # told already
         if folded_to_ms is not None:
             self._start_evaluating(folded_to_ms)

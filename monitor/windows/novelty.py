@@ -288,7 +288,12 @@ class NoveltyMemory:
         memory, latest, again = self._heard, self._latest, self._again
         while memory and memory[0].at_ms < at_ms:
             old = memory.popleft()
-            for pair in old.print.pairs:
+            pairs = old.print.pairs
+            if again.keys().isdisjoint(pairs):
+                for pair in pairs:
+                    del latest[pair]
+                pairs = ()
+            for pair in pairs:
                 left = again.get(pair, 0)
                 if not left:
                     del latest[pair]

@@ -114,7 +114,7 @@ class Budget:
     def observe(self, kind: AlertKind, entity: str, score: float, at_ms: int) -> None:
         """Take a reading into the record. Readings come in event-time order."""
         ledger = self.state.ledgers[kind]
-        where = min(int(_BINS_A_NEPER * math.log1p(score)), _BINS - 1)
+        where = _bin(score)
         episode = ledger.now.get(entity)
         if episode is None or at_ms - episode.started_ms > self._gap_ms:
             ledger.now[entity] = Episode(at_ms, where, 1.0)
@@ -181,3 +181,7 @@ class Budget:
 
     def _gain(self) -> float:
         return max(self._rules.gain, 1.0 / (self.state.days + self._rules.prior_days))
+
+
+def _bin(score: float) -> int:
+    return min(int(_BINS_A_NEPER * math.log1p(score)), _BINS - 1)

@@ -711,7 +711,12 @@ class PartitionCore:
 
     def _signals(self, name: str, entity: _Entity, at_ms: int, channels: Collection[str]) -> list[tuple[str, Signal]]:
         """The best reading of each detector over these channels, with its channel."""
-        own, found = self._rules.detectors, list[tuple[str, Signal | None]]()
+        own, best = self._rules.detectors, dict[str, tuple[str, Signal]]()
+
+        def keep(channel: str, signal: Signal | None) -> None:
+            if signal is not None and (signal.kind not in best or signal.score > best[signal.kind][1].score):
+                best[signal.kind] = (channel, signal)
+
         for channel in sorted(channels):
             ear, habit = entity.ears[channel], entity.habits[channel]
             windows, voices_min = ear.sums.move_to(at_ms), self._voices_min(channel)
@@ -728,20 +733,18 @@ class PartitionCore:
                 excess = surplus(voices.total, usual.voices * exposed * factor, usual.size)
                 if excess > 0.0:
                     peak = max(peak, excess)
-                    usual_now = scaled(usual, exposed, factor, market_tone)
-                    found.append((channel, burst(voices, usual_now, window_s, own)))
+                    keep(channel, burst(voices, scaled(usual, exposed, factor, market_tone), window_s, own))
             note_peak(habit, peak)
             window_s, drifting = own.tone_window_s, any(habit.bank)
             heard = windows[self._tone_index]
             if heard.total >= voices_min and (drifting or heard.total * usual.rarity >= own.tone_voices_min):
                 voices = _with_decisive(heard, ear.decisive, at_ms - 1000 * window_s, usual.rarity)
                 tone_usual = scaled(usual, self._exposure(channel, at_ms, window_s), factor, market_tone)
-                found.append((channel, tone_shift(voices, tone_usual, window_s, own)))
-                if drifting:
-                    found.append((channel, drift(voices, tone_usual, window_s, habit.bank)))
+                keep(channel, tone_shift(voices, tone_usual, window_s, own))
+                keep(channel, drift(voices, tone_usual, window_s, habit.bank))
         if len(entity.ears) > 1:
-            found.append(("news", self._divergence(name, entity, at_ms)))
-        return _loudest(found)
+            keep("news", self._divergence(name, entity, at_ms))
+        return list(best.values())
 
     def _divergence(self, name: str, entity: _Entity, at_ms: int) -> Signal | None:
         """News against social, once both have said enough today."""
@@ -1073,15 +1076,6 @@ class PartitionCore:
 def _in_order(facts: dict[str, T]) -> dict[str, T]:
     """The same facts are the same bytes, however they came about."""
     return facts if len(facts) < 2 else dict(sorted(facts.items()))
-
-
-def _loudest(found: Sequence[tuple[str, Signal | None]]) -> list[tuple[str, Signal]]:
-    """The first that is loudest, of each kind."""
-    best: dict[str, tuple[str, Signal]] = {}
-    for channel, signal in found:
-        if signal is not None and (signal.kind not in best or signal.score > best[signal.kind][1].score):
-            best[signal.kind] = (channel, signal)
-    return list(best.values())
 
 
 def _with_decisive(voices: Voices, story: Story | None, start_ms: int, rarity: float) -> Voices:

@@ -30,6 +30,7 @@ def watch(settings: Settings, *, entities: int, mentions: int) -> dict[str, Any]
     rules = load_rules(settings.rules.path)
     core = _core(rules)
     _play(core, _roll_call(entities, channels=("news",)))
+    _play(core, [_mention("E0", 0, START_MS - 60_000, "the market opens", 0.0, "news")])  # by now the others sleep
     load = list(_load(min(entities, SPOKEN_OF), mentions))
     started_s = time.process_time()
     _play(core, load)

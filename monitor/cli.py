@@ -561,11 +561,11 @@ def bench_watch(
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
 ) -> None:
-    """Novelty, buckets and detectors on one core."""
-    from monitor import offline
+    """Novelty, buckets and detectors on one core, and the memory of a company of whom nobody speaks."""
+    from monitor.commands import watch_speed
     from monitor.settings import load_settings
 
-    _show(offline.bench_watch(load_settings(config), entities=entities, mentions=mentions), as_json)
+    _show(watch_speed.watch(load_settings(config), entities=entities, mentions=mentions), as_json)
 
 
 @bench.command("detection")

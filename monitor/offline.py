@@ -12,7 +12,7 @@ import msgspec
 
 from monitor.app import FileLine, make_reader, make_scorer
 from monitor.errors import Fatal, Rejectable
-from monitor.records import Document, LinkedEntity, ScoredMention
+from monitor.records import Document, LinkedEntity
 from monitor.settings import Settings
 
 Linked = tuple[Document, tuple[LinkedEntity, ...]]
@@ -250,49 +250,6 @@ def bench_engine(
     pairs = list(zip(decisions["fp32"], decisions["int8"], strict=True))
     result["int8_decisions_equal"] = round(sum(a == b for a, b in pairs) / max(1, len(pairs)), 4)
     return result
-
-
-def bench_watch(settings: Settings, *, entities: int, mentions: int) -> dict[str, Any]:
-    """Mentions a second through novelty, buckets and detectors on one core, on made-up mentions."""
-    import random
-
-    from monitor.alerting import load_rules
-    from monitor.loops.core import PartitionCore, WatchPolicy
-    from monitor.records import mention_id
-
-    rng = random.Random(7)  # noqa: S311 - made-up load, not a secret
-    words = [f"w{number}" for number in range(5_000)]
-    rules = load_rules(settings.rules.path)
-    core = PartitionCore(
-        policy=WatchPolicy.of(rules, partitions=1), rules=rules, names={f"E{n}": f"E{n}" for n in range(entities)}
-    )
-    load = []
-    for number in range(mentions):
-        polarity = rng.choice((-0.6, 0.0, 0.0, 0.6))
-        p = {-0.6: (0.7, 0.2, 0.1), 0.0: (0.1, 0.8, 0.1), 0.6: (0.1, 0.2, 0.7)}[polarity]
-        load.append(
-            ScoredMention(
-                id=mention_id(str(number), "E"),
-                entity=f"E{min(entities - 1, int(rng.expovariate(5.0 / min(entities, 500))))}",
-                document=str(number),
-                source=f"s{number % 40}",
-                channel="news" if number % 3 else "social",
-                published_at_ms=1_700_000_000_000 + number * 2_000,
-                text=" ".join(rng.choices(words, k=10)),
-                probabilities=p,
-                polarity=polarity,
-                model="bench",
-                scored_at_ms=0,
-            )
-        )
-    started = time.perf_counter()
-    for number, mention in enumerate(load):
-        core.take(mention, origin="", now_ms=None)
-        if number % 500 == 499:
-            core.advance()
-    core.advance()
-    seconds = time.perf_counter() - started
-    return {"entities": entities, "mentions": mentions, "mentions_per_second": round(mentions / seconds)}
 
 
 def _sample(settings: Settings, file: Path, watchlist: Path | None, documents_max: int) -> list[Linked]:

@@ -17,8 +17,8 @@ AlertKind = Literal["tone", "burst", "drift", "divergence"]
 LABELS: tuple[str, str, str] = ("negative", "neutral", "positive")
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """Base of all records."""
+class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Base of all records. None can refer to itself, so the collector of cycles need not look at millions of them."""
 
 
 class Place(Record, frozen=True, kw_only=True):
@@ -168,6 +168,15 @@ class Alert(Record, frozen=True, kw_only=True):
     name: str | None = None
     brief: str = ""
     details: Mapping[str, Any] = {}
+
+
+class Voices(Record, frozen=True, kw_only=True):
+    """Sums of a window, in units of one voice; `polarity` is the sum of weight × polarity."""
+
+    total: float
+    negative: float
+    positive: float
+    polarity: float
 
 
 class Notice(Record, frozen=True, kw_only=True):

@@ -133,6 +133,30 @@ class WordJudge:
         return [[judged(document, entity, now_ms) for entity in entities] for document, entities in documents]
 
 
+def an_alert(**facts: Any) -> Alert:
+    """An open alert that says nothing in particular; what a test is about is given by name."""
+    usual: dict[str, Any] = {
+        "id": "a",
+        "entity": "X",
+        "kind": "burst",
+        "direction": "negative",
+        "opened_at": "2026-01-01T00:00:00Z",
+        "resolved_at": None,
+        "severity": "low",
+        "p_value": 0.01,
+        "polarity": -0.5,
+        "effective_n": 3.0,
+        "raw_n": 3,
+        "baseline": {},
+        "evidence": (),
+        "counter_evidence": (),
+        "flip_margin": 0.1,
+        "model": "m",
+        "rule": "r",
+    }
+    return Alert(**{**usual, **facts})
+
+
 def judged(document: Document, entity: LinkedEntity, now_ms: int) -> ScoredMention:
     """One mention, judged by words."""
     words = set(document.text.lower().replace(",", " ").split())

@@ -17,7 +17,7 @@ from monitor.alerting.baselines import (
 )
 from monitor.alerting.brief import brief
 from monitor.alerting.budget import Budget, BudgetState
-from monitor.alerting.detectors import Signal, Voices, burst, divergence, drift, surplus, tone_shift
+from monitor.alerting.detectors import Signal, burst, divergence, drift, surplus, tone_shift
 from monitor.alerting.evidence import Reasons, Said, Shift, decompose, quote, reasons
 from monitor.alerting.levels import Levels
 from monitor.alerting.lifecycle import (
@@ -96,7 +96,6 @@ __all__ = [
     "Trouble",
     "Verdict",
     "VoiceRules",
-    "Voices",
     "Weight",
     "Without",
     "alert_id",

@@ -30,7 +30,7 @@ _PEAK_MAX = 20.0
 _GAP_H = 24 * 60  # after a longer silence of the whole partition only this much of it is counted
 
 
-class Expected(msgspec.Struct, frozen=True, kw_only=True):
+class Expected(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a window should hold: voices, their spread (negative binomial with this size) and their tone.
 
     `variance` of one voice's polarity. `exposure_h` hours of record behind it. `market` is the factor by which the market

@@ -54,7 +54,7 @@ _ACCOUNT_MAX = 8.0  # alerts; or what is earned in so many days, whichever is mo
 _ACCOUNT_DAYS_MAX = 10.0
 
 
-class Episode(msgspec.Struct, array_like=True):
+class Episode(msgspec.Struct, array_like=True, gc=False):
     """A stretch of one entity: its first moment, the bin of its peak, and what it weighs in the record."""
 
     started_ms: int

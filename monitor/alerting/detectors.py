@@ -21,22 +21,13 @@ import msgspec
 from monitor.alerting.baselines import Expected
 from monitor.alerting.cusum import heights
 from monitor.alerting.rules import DetectorRules
-from monitor.records import AlertKind, Direction
+from monitor.records import AlertKind, Direction, Voices
 
 LN10 = math.log(10.0)
 SCORE_MAX = 300.0
 
 
-class Voices(msgspec.Struct, frozen=True, kw_only=True):
-    """Sums of a window, in units of one voice."""
-
-    total: float
-    negative: float
-    positive: float
-    polarity: float
-
-
-class Signal(msgspec.Struct, frozen=True, kw_only=True):
+class Signal(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A detector's reading. `score` = −log10 p in theory; `tone` is the window's excess over the usual polarity."""
 
     kind: AlertKind

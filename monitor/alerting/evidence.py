@@ -6,10 +6,9 @@ from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
-from monitor.alerting.detectors import Voices
 from monitor.alerting.levels import LevelledMention
 from monitor.clock import to_rfc3339
-from monitor.records import AlertEvidence, ScoredMention
+from monitor.records import AlertEvidence, ScoredMention, Voices
 
 QUOTE_CHARS_MAX = 240
 CANDIDATES = 40

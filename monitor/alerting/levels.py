@@ -94,9 +94,10 @@ class Levels(msgspec.Struct, array_like=True):
         if level is None:
             level = self._welcome(mention, usual)
         level.last_ms = max(level.last_ms, mention.published_at_ms)
+        if not level.marks:
+            return mention
         levelled = self.level(mention)
-        if level.marks:
-            level.hear(mention)
+        level.hear(mention)
         return levelled
 
     def level(self, mention: ScoredMention) -> ScoredMention:

@@ -72,7 +72,7 @@ class Pending(msgspec.Struct, array_like=True, frozen=True):
     voices: float
 
 
-class Weight(msgspec.Struct, frozen=True, kw_only=True):
+class Weight(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What the severity of an alert rests on.
 
     `size`: score over the score needed. `voices`: independent voices in the window. `sources` that they come from.

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 
 from monitor.alerting.baselines import BLOCK_MS, BlockStep, Expected, block_reading
 from monitor.alerting.cusum import step_bank
-from monitor.alerting.detectors import Signal, Voices, burst, divergence, drift_score, tone_shift
+from monitor.alerting.detectors import Signal, burst, divergence, drift_score, tone_shift
 from monitor.alerting.evidence import Said, sums_of
 from monitor.alerting.rules import DetectorRules
+from monitor.records import Voices
 
 Rescoring = Callable[[Sequence[Said]], float]
 

@@ -37,7 +37,6 @@ from monitor.alerting import (
     Signal,
     Sources,
     VoiceRules,
-    Voices,
     Weight,
     alert_id,
     as_known,
@@ -76,6 +75,7 @@ from monitor.records import (
     Notice,
     ScoredMention,
     Suppression,
+    Voices,
 )
 from monitor.windows import (
     UNIT,
@@ -112,6 +112,7 @@ STANDS_MS = HOUR_MS
 STRANGERS_MAX = 0.5  # where nearly everybody is always new, newcomers can't be told apart
 FRESH_ENOUGH = 0.4  # a text with this share of new word pairs is a full voice
 QUOTE_CHARS_MAX = 240
+_PACK = msgspec.msgpack.Encoder()
 _CASHTAG = re.compile(r"\$[A-Za-z]")
 _UNHEARD = (0, 0, 0, 0)
 NOBODY = (1, 0)  # the time in which no brigade spoke
@@ -124,6 +125,9 @@ class Fate(StrEnum):
     LATE = "late"
     FUTURE = "future"
     DUPLICATE = "duplicate"
+
+
+_FATES = {Arrival.ON_TIME: Fate.FOLDED, Arrival.LATE: Fate.LATE, Arrival.FUTURE: Fate.FUTURE}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,6 +203,17 @@ class _Firing(NamedTuple):
     channel: str
 
 
+class _BucketSums(msgspec.Struct, gc=False):
+    """An open bucket; `_u` in millionths."""
+
+    raw_n: int = 0
+    total_u: int = 0
+    negative_u: int = 0
+    positive_u: int = 0
+    polarity_u: int = 0
+    polarity_sq: float = 0.0
+
+
 class _Ear:
     """What was said lately about one entity in one channel; dropped when the last 24 hours are silent."""
 
@@ -239,6 +254,19 @@ class _Entity:
         self.silent: dict[str, int] = state.silent if state else {}
         self.ears: dict[str, _Ear] = {}
 
+    def pack(self) -> bytes:
+        """Its record, as it is stored."""
+        return _PACK.encode(
+            _EntityState(
+                version=STATE_VERSION,
+                habits=_in_order(self.habits),
+                alert=self.alert,
+                opened=_in_order(self.opened),
+                pending=self.pending,
+                silent=_in_order(self.silent),
+            )
+        )
+
 
 class PartitionCore:
     """Take mentions, advance, write what comes out. See the module's docstring."""
@@ -260,10 +288,10 @@ class PartitionCore:
         self._novelty = NoveltyPolicy(horizon_ms=HORIZON_MS)
         self._chorus = ChorusPolicy(accounts_min=rules.voices.brigade_accounts_min)
         self._decisive = frozenset(event.casefold() for event in rules.voices.decisive_events)
-        words = sorted(re.escape(word.casefold()) for word in rules.voices.decisive_words)
-        self._words = re.compile("|".join(words)) if words else None
+        self._words = tuple(sorted(word.casefold() for word in rules.voices.decisive_words))
         self._watermark = Watermark(policy=_watermark_policy(policy))
         self._entities: dict[str, _Entity] = {}
+        self._asleep: dict[str, bytes] = {}  # of whom nothing was heard for a day: their record, packed
         self._markets: dict[str, Market] = {}
         self._loud: dict[str, deque[tuple[int, int, int]]] = {}
         self._loud_sums: dict[str, list[int]] = {}
@@ -304,7 +332,11 @@ class PartitionCore:
         if state:
             core._read_partition(_decode(state, _PartitionState, "the partition"), watermark_ms)
         for name, blob in entity_states.items():
-            core._entities[name] = entity = _Entity(_decode(blob, _EntityState, f"entity {name}"))
+            state_of = _decode(blob, _EntityState, f"entity {name}")
+            if state_of.alert is None and state_of.pending is None:
+                core._asleep[name] = blob
+                continue
+            core._entities[name] = entity = _Entity(state_of)
             if core._folded_to_ms is not None:
                 core._set_timer(name, entity, core._folded_to_ms)
         core._read_back(recent)
@@ -313,6 +345,11 @@ class PartitionCore:
     @property
     def watermark_ms(self) -> int | None:
         return self._watermark.value_ms
+
+    @property
+    def awake(self) -> int:
+        """How many entities somebody spoke of within a day, or that have an alert: only these are held unpacked."""
+        return len(self._entities)
 
     def settle(self, settled: Mapping[str, int]) -> None:
         """See `Watermark.settle`."""
@@ -329,9 +366,9 @@ class PartitionCore:
         arrival = self._watermark.observe(
             origin, mention.published_at_ms, now_ms=now_ms, steady_ms=steady_ms, floor_ms=self._policy.bucket_ms
         )
-        fate = {Arrival.ON_TIME: Fate.FOLDED, Arrival.LATE: Fate.LATE, Arrival.FUTURE: Fate.FUTURE}[arrival]
+        fate = _FATES[arrival]
         self.counts[fate] += 1
-        if fate is Fate.FOLDED:
+        if arrival is Arrival.ON_TIME:
             self._pending[mention.id] = mention
         return fate
 
@@ -394,11 +431,13 @@ class PartitionCore:
         for mention in ready:
             del self._pending[mention.id]
         self._run_timers(end_ms, transitions)
-        if self._folded_to_ms is None or end_ms > self._folded_to_ms:
-            self._folded_to_ms = end_ms
-            self._forget(end_ms)
-        states = {name: self._entity_blob(name) for name in sorted(self._dirty)}
+        states = {name: self._entities[name].pack() for name in sorted(self._dirty)}
         self._dirty.clear()
+        if self._folded_to_ms is None or end_ms > self._folded_to_ms:
+            hour = (self._folded_to_ms or 0) // HOUR_MS
+            self._folded_to_ms = end_ms
+            if end_ms // HOUR_MS > hour:
+                self._forget(end_ms)
         suppressed, self._suppressed = tuple(self._suppressed), []
         return Outcome(
             buckets=tuple(buckets),
@@ -415,8 +454,8 @@ class PartitionCore:
             due_ms, name = heapq.heappop(self._timers)
             while self._timers and self._timers[0] == (due_ms, name):
                 heapq.heappop(self._timers)
-            entity = self._entities[name]
-            if self._due_ms(entity, due_ms - 1) != due_ms:
+            entity = self._entities.get(name)
+            if entity is None or self._due_ms(entity, due_ms - 1) != due_ms:
                 continue
             self._start_evaluating(due_ms)
             self._evaluate(name, due_ms, transitions)
@@ -435,36 +474,44 @@ class PartitionCore:
         return opened_ms + ((after_ms - opened_ms) // every_ms + 1) * every_ms
 
     def _forget(self, at_ms: int) -> None:
-        """Once an hour of event time: entities that are silent for a day keep only their record."""
-        if at_ms // HOUR_MS == (at_ms - self._policy.bucket_ms) // HOUR_MS and len(self._entities) < 10_000:
-            return
-        for entity in self._entities.values():
-            if not entity.ears:
-                continue
+        """Once an hour of event time: of entities that are silent for a day only the packed record is kept."""
+        for name, entity in list(self._entities.items()):
             for channel, ear in list(entity.ears.items()):
                 ear.novelty.forget_before(at_ms - HORIZON_MS)
-                ear.sums.expire(at_ms)
+                ear.sums.move_to(at_ms)
                 if not len(ear.novelty) and not ear.sums.stories and ear.tellers.forget_before(at_ms):
                     del entity.ears[channel]
                     entity.habits[channel].steps = []  # older than a day
+            if not entity.ears and entity.alert is None and entity.pending is None:
+                self._asleep[name] = entity.pack()
+                del self._entities[name]
+
+    def _wake(self, name: str) -> _Entity:
+        """Somebody speaks of it."""
+        entity = self._entities.get(name)
+        if entity is None:
+            blob = self._asleep.pop(name, None)
+            state = _decode(blob, _EntityState, f"entity {name}") if blob is not None else None
+            entity = self._entities[name] = _Entity(state)
+        return entity
 
     # Folding.
 
     def _on_scale(self, mention: ScoredMention) -> ScoredMention:
         """What another model version judged, on the scale that this channel's records were made on."""
-        levels = self._levels.setdefault(mention.channel, Levels())
+        levels = self._levels.get(mention.channel)
+        if levels is None:
+            levels = self._levels[mention.channel] = Levels()
         market = self._markets.get(mention.channel)
         return levels.hear(mention, market.shares() if market is not None else (0.25, 0.25))
 
     def _fold_bucket(self, batch: Sequence[ScoredMention], start_ms: int) -> list[BucketRow]:
-        sums: dict[tuple[str, Channel], list[float]] = {}
+        sums: dict[tuple[str, Channel], _BucketSums] = {}
         hour = start_ms // HOUR_MS
         if self._budget is None:
             self._budget = self._make_budget(BudgetState.since(start_ms))
         for mention in batch:
-            entity = self._entities.get(mention.entity)
-            if entity is None:
-                entity = self._entities[mention.entity] = _Entity()
+            entity = self._wake(mention.entity)
             market = self._markets.get(mention.channel)
             if market is None:
                 market = self._markets[mention.channel] = Market(hour=hour, first_hour=hour)
@@ -476,23 +523,29 @@ class PartitionCore:
             self._remember(entity, market, mention, weights, decisive)
             if total_u:
                 self._voiced.setdefault(mention.entity, set()).add(mention.channel)
-            row = sums.setdefault((mention.entity, mention.channel), [0.0] * 6)
-            values = (1, *weights, weights[3] * mention.polarity)
-            for index, value in enumerate(values):
-                row[index] += value
+            key = (mention.entity, mention.channel)
+            row = sums.get(key)
+            if row is None:
+                row = sums[key] = _BucketSums()
+            row.raw_n += 1
+            row.total_u += total_u
+            row.negative_u += negative_u
+            row.positive_u += positive_u
+            row.polarity_u += polarity_u
+            row.polarity_sq += weights[3] * mention.polarity
             self._dirty.add(mention.entity)
         return [
             BucketRow(
                 entity=name,
                 channel=channel,
                 start_ms=start_ms,
-                raw_n=int(row[0]),
-                effective_n=round(row[1], 6),
-                negative=round(row[2], 6),
-                neutral=round(row[1] - row[2] - row[3], 6),
-                positive=round(row[3], 6),
-                polarity_sum=round(row[4], 6),
-                polarity_sq_sum=round(row[5], 6),
+                raw_n=row.raw_n,
+                effective_n=row.total_u / UNIT,
+                negative=row.negative_u / UNIT,
+                neutral=(row.total_u - row.negative_u - row.positive_u) / UNIT,
+                positive=row.positive_u / UNIT,
+                polarity_sum=row.polarity_u / UNIT,
+                polarity_sq_sum=round(row.polarity_sq, 6),
             )
             for (name, channel), row in sorted(sums.items())
         ]
@@ -509,8 +562,9 @@ class PartitionCore:
         if author is not None:
             newcomer = self._newcomers.hear(at_ms, author)
             ear.strangers = strangers = self._strangers.hear(at_ms, channel, "new" if newcomer else "known")
-        heard, fresh, spoken, crowd = ear.novelty.hear(at_ms, mention.text, author, None)
-        copy = heard.root is not heard
+        hearing = ear.novelty.hear(at_ms, mention.text, author, None)
+        heard, fresh, spoken, crowd = hearing.heard, hearing.fresh, hearing.spoken, hearing.crowd
+        copy = heard.copied is not None
         echo = newcomer and ear.chorus.is_echo(mention.text, copy=copy, crowd=crowd, spoken=spoken)
         total_u, decisive, first = 0, False, False
         if not copy:
@@ -544,23 +598,31 @@ class PartitionCore:
             positive_u=positive_u,
             polarity_u=polarity_u,
             mention=mention,
+            newcomer=newcomer,
         )
-        story.newcomer = newcomer
         ear.sums.add(story)
         if first:
             ear.decisive = story
-        self._loud.setdefault(mention.channel, deque()).append((at_ms, total_u, polarity_u))
-        loud = self._loud_sums.setdefault(mention.channel, [0, 0])
-        loud[0] += total_u
-        loud[1] += polarity_u
+        self._add_to_market(channel, at_ms, total_u, polarity_u)
         return (total_u, negative_u, positive_u, polarity_u), decisive
+
+    def _add_to_market(self, channel: str, at_ms: int, total_u: int, polarity_u: int) -> None:
+        """What everybody's voices come to in the market's window."""
+        sums = self._loud_sums.get(channel)
+        if sums is None:
+            self._loud[channel] = deque()
+            sums = self._loud_sums[channel] = [0, 0]
+        self._loud[channel].append((at_ms, total_u, polarity_u))
+        sums[0] += total_u
+        sums[1] += polarity_u
 
     def _weight_u(self, mention: ScoredMention, *, room: float, fresh: float, spoken: int, crowd: int) -> int:
         """What a story's voice is worth, in millionths; see VoiceRules. How many follow an author counts nothing."""
         own = self._rules.voices
         weight = own.stale_weight + (1.0 - own.stale_weight) * min(1.0, fresh / FRESH_ENOUGH)
         weight /= (1.0 + own.author_discount * spoken) ** 2 * (1.0 + own.crowd_discount * crowd)
-        weight *= float(max(1, len(_CASHTAG.findall(mention.text))) ** -own.list_discount)
+        if "$" in mention.text:
+            weight *= float(max(1, len(_CASHTAG.findall(mention.text))) ** -own.list_discount)
         return round(weight * min(max(room, 0.0), 1.0) * UNIT)
 
     def _take_notices(self) -> tuple[Notice, ...]:
@@ -616,7 +678,10 @@ class PartitionCore:
             decisive=total if decisive else 0.0,
             sector=sector,
         )
-        self._sources.setdefault(mention.channel, Sources()).hear(
+        sources = self._sources.get(mention.channel)
+        if sources is None:
+            sources = self._sources[mention.channel] = Sources()
+        sources.hear(
             mention.source,
             hour=mention.published_at_ms // HOUR_MS,
             voices=total,
@@ -631,7 +696,7 @@ class PartitionCore:
         if self._decisive and any(event.casefold() in self._decisive for event in mention.events):
             return True
         title = mention.text.split("\n", 1)[0].casefold()
-        return self._words is not None and self._words.search(title) is not None
+        return any(map(title.__contains__, self._words))
 
     # Evaluating.
 
@@ -700,17 +765,16 @@ class PartitionCore:
             ear, habit, market = entity.ears[channel], entity.habits[channel], self._markets[channel]
             if market.hour - market.first_hour < RECORD_H_MIN:
                 continue
-            sums, voices_min = ear.sums, self._voices_min(channel)
-            sums.expire(at_ms)
-            if sums.total(-1) < voices_min:
+            windows, voices_min = ear.sums.move_to(at_ms), self._voices_min(channel)
+            if windows[-1].total < voices_min:
                 continue
             usual = self._usual(name, entity, channel, at_ms)
-            factor, market_tone = self._market_move(channel, sums, at_ms)
+            factor, market_tone = self._market_move(channel, windows[self._market_index], at_ms)
             peak = 0.0
             for index, window_s, ledger in self._burst_windows:
-                if sums.total(index) < (voices_min if ledger == "burst" else own.short_voices_min):
+                if windows[index].total < (voices_min if ledger == "burst" else own.short_voices_min):
                     continue
-                voices = self._voices(ear, index, at_ms - 1000 * window_s, usual.rarity)
+                voices = _with_decisive(windows[index], ear.decisive, at_ms - 1000 * window_s, usual.rarity)
                 exposed = self._exposure(channel, at_ms, window_s)
                 excess = surplus(voices.total, usual.voices * exposed * factor, usual.size)
                 if excess > 0.0:
@@ -718,9 +782,9 @@ class PartitionCore:
                     keep(channel, burst(voices, scaled(usual, exposed, factor, market_tone), window_s, own), ledger)
             note_peak(habit, peak)
             window_s, drifting = own.tone_window_s, any(habit.bank)
-            total = sums.total(self._tone_index)
-            if total >= voices_min and (drifting or total * usual.rarity >= own.tone_voices_min):
-                voices = self._voices(ear, self._tone_index, at_ms - 1000 * window_s, usual.rarity)
+            heard = windows[self._tone_index]
+            if heard.total >= voices_min and (drifting or heard.total * usual.rarity >= own.tone_voices_min):
+                voices = _with_decisive(heard, ear.decisive, at_ms - 1000 * window_s, usual.rarity)
                 tone_usual = scaled(usual, self._exposure(channel, at_ms, window_s), factor, market_tone)
                 keep(channel, tone_shift(voices, tone_usual, window_s, own))
                 keep(channel, drift(voices, tone_usual, window_s, habit.bank))
@@ -732,18 +796,13 @@ class PartitionCore:
         """News against social, once both have said enough today."""
         own = self._rules.detectors
         window_s = own.divergence_window_s
-        news, social = entity.ears["news"], entity.ears["social"]
-        for ear in (news, social):
-            if ear.sums.total(self._day_index) < own.tone_voices_min:
-                return None
-            ear.sums.expire(at_ms)
-            if ear.sums.total(self._day_index) < own.tone_voices_min:
-                return None
-        usual_news, usual_social = (self._usual(name, entity, channel, at_ms) for channel in ("news", "social"))
-        start_ms = at_ms - 1000 * window_s
-        voices_news = self._voices(news, self._day_index, start_ms, 1.0)
-        voices_social = self._voices(social, self._day_index, start_ms, 1.0)
-        signal = divergence(voices_news, usual_news, voices_social, usual_social, window_s=window_s, rules=own)
+        news = entity.ears["news"].sums.move_to(at_ms)[self._day_index]
+        social = entity.ears["social"].sums.move_to(at_ms)[self._day_index]
+        if min(news.total, social.total) < own.tone_voices_min:
+            return None
+        usual_news = self._usual(name, entity, "news", at_ms)
+        usual_social = self._usual(name, entity, "social", at_ms)
+        signal = divergence(news, usual_news, social, usual_social, window_s=window_s, rules=own)
         if signal is None:
             return None
         exposed = self._exposure("news", at_ms, window_s)
@@ -759,26 +818,13 @@ class PartitionCore:
             ear.usual_of = of
         return ear.usual
 
-    def _voices(self, ear: _Ear, index: int, start_ms: int, rarity: float) -> Voices:
-        """The sums of a window, with the day's decisive story at what its rarity earns."""
-        total, negative, positive, polarity = ear.sums.window(index)
-        story = ear.decisive
-        if story is not None and story.at_ms >= start_ms and rarity > 1.0:
-            more = (rarity - 1.0) / UNIT
-            total += more * story.total_u
-            negative += more * story.negative_u
-            positive += more * story.positive_u
-            polarity += more * story.polarity_u
-        return Voices(total=total, negative=negative, positive=positive, polarity=polarity)
-
     def _voices_min(self, channel: str) -> float:
         own = self._rules.detectors
         return own.voices_min_social if channel == "social" else own.voices_min_news
 
-    def _market_move(self, channel: str, sums: SlidingSums, at_ms: int) -> tuple[float, float]:
+    def _market_move(self, channel: str, own: Voices, at_ms: int) -> tuple[float, float]:
         """How much louder than usual all the others are, and how their tone has moved, in the last four hours."""
         market, (total_u, polarity_u) = self._markets[channel], self._loud_sums[channel]
-        own = sums.window(self._market_index)
         others, polarity = total_u / UNIT - own.total, polarity_u / UNIT - own.polarity
         usual = market.level * self._exposure(channel, at_ms, MARKET_S)
         usual *= 1.0 - 1.0 / max(market.entities, 2)
@@ -1073,10 +1119,9 @@ class PartitionCore:
 
     def _over_the_day(self, name: str, entity: _Entity, signal: Signal, channel: str, at_ms: int) -> Signal:
         """A drift is told by the voices of the last day: those of the tone's window say little of what took so long."""
-        ear, factor = entity.ears[channel], self._market_move(channel, entity.ears[channel].sums, at_ms)
-        day_s = self._rules.windows_s[self._day_index]
-        voices = self._voices(ear, self._day_index, at_ms - 1000 * day_s, 1.0)
-        usual = scaled(self._usual(name, entity, channel, at_ms), self._exposure(channel, at_ms, day_s), *factor)
+        windows, day_s = entity.ears[channel].sums.move_to(at_ms), self._rules.windows_s[self._day_index]
+        voices, moved = windows[self._day_index], self._market_move(channel, windows[self._market_index], at_ms)
+        usual = scaled(self._usual(name, entity, channel, at_ms), self._exposure(channel, at_ms, day_s), *moved)
         tone = voices.polarity / voices.total - usual.tone
         return msgspec.structs.replace(signal, window_s=day_s, voices=voices, expected=usual, tone=tone)
 
@@ -1101,19 +1146,6 @@ class PartitionCore:
         own = self._rules
         return Budget(rules=own.budget, shares=own.shares, gap_ms=gap_ms, share=self._policy.budget_share, state=state)
 
-    def _entity_blob(self, name: str) -> bytes:
-        entity = self._entities[name]
-        return msgspec.msgpack.encode(
-            _EntityState(
-                version=STATE_VERSION,
-                habits=dict(sorted(entity.habits.items())),
-                alert=entity.alert,
-                opened=dict(sorted(entity.opened.items())),
-                pending=entity.pending,
-                silent=dict(sorted(entity.silent.items())),
-            )
-        )
-
     def _read_partition(self, state: _PartitionState, watermark_ms: int | None) -> None:
         self._watermark = Watermark(
             policy=_watermark_policy(self._policy), newest_ms=state.newest_ms, restored_ms=watermark_ms
@@ -1135,14 +1167,32 @@ class PartitionCore:
             else:
                 levels = self._levels.get(mention.channel)
                 heard = levels.level(mention) if levels is not None else mention
-                self._hear(self._entities.setdefault(mention.entity, _Entity()), heard)
+                self._hear(self._wake(mention.entity), heard)
         self._brigades.clear()  # told already
         if folded_to_ms is not None:
             self._start_evaluating(folded_to_ms)
             for entity in self._entities.values():
                 for ear in entity.ears.values():
                     ear.novelty.forget_before(folded_to_ms - HORIZON_MS)
-                    ear.sums.expire(folded_to_ms)
+                    ear.sums.move_to(folded_to_ms)
+
+
+def _in_order(facts: dict[str, T]) -> dict[str, T]:
+    """The same facts are the same bytes, however they came about."""
+    return facts if len(facts) < 2 else dict(sorted(facts.items()))
+
+
+def _with_decisive(voices: Voices, story: Story | None, start_ms: int, rarity: float) -> Voices:
+    """The sums of a window, with the day's decisive story at what its rarity earns."""
+    if story is None or story.at_ms < start_ms or rarity <= 1.0:
+        return voices
+    more = (rarity - 1.0) / UNIT
+    return Voices(
+        total=voices.total + more * story.total_u,
+        negative=voices.negative + more * story.negative_u,
+        positive=voices.positive + more * story.positive_u,
+        polarity=voices.polarity + more * story.polarity_u,
+    )
 
 
 def _said(stories: Iterable[Story], decisive: Story | None, rarity: float) -> list[Said]:

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 import structlog
@@ -23,7 +23,8 @@ from monitor.loops.core import Fate, Outcome, PartitionCore
 from monitor.loops.lag import LagGauge
 from monitor.loops.offsets import Partition
 from monitor.loops.score import Message
-from monitor.records import AlertTransition, DeadLetter, Notice, ScoredMention, Suppression
+from monitor.records import DeadLetter, Notice, ScoredMention
+from monitor.store import WatchTransaction
 from monitor.telemetry import Metrics
 
 log = structlog.get_logger()
@@ -53,50 +54,14 @@ class StoredPlace(Protocol):
     def state(self) -> bytes: ...
 
 
-class Transaction(Protocol):
-    """All of it is written, or nothing."""
-
-    def advance_offset(
-        self,
-        topic: str,
-        partition: int,
-        *,
-        expected: int | None,
-        following: int,
-        watermark_ms: int | None,
-        state: bytes,
-    ) -> None: ...
-    def insert_mentions(
-        self, mentions: Sequence[ScoredMention], partition: int, *, late: Collection[str]
-    ) -> set[str]: ...
-    def upsert_buckets(self, rows: Iterable[Any]) -> None: ...
-    def save_entity_states(self, states: Mapping[str, bytes], *, partition: int, at_ms: int) -> None: ...
-    def record_transitions(self, transitions: Iterable[AlertTransition]) -> int: ...
-    def keep_suppressions(self, suppressions: Iterable[Suppression]) -> None: ...
-    def keep_notices(self, notices: Iterable[Notice]) -> None: ...
-    def note_heard(self, mentions: Iterable[ScoredMention], partition: int, *, now_ms: int) -> None: ...
-    def note_intake(
-        self,
-        topic: str,
-        partition: int,
-        *,
-        now_ms: int,
-        mentions: int = 0,
-        abstained: int = 0,
-        other_engine: int = 0,
-        dead_letters: int = 0,
-    ) -> None: ...
-    def keep_dead_letter(self, letter: DeadLetter) -> None: ...
-
-
 class Store(Protocol):
-    """What the loop reads back, and its transaction."""
+    """What the loop reads back, and its transaction: all of it is written, or nothing."""
 
     def partition_state(self, topic: str, partition: int) -> StoredPlace | None: ...
     def entity_states(self, partition: int) -> Mapping[str, bytes]: ...
     def mentions_since(self, partition: int, published_at_ms: int) -> Iterable[ScoredMention]: ...
     def known_mentions(self, ids: Collection[str]) -> set[str]: ...
-    def transaction(self) -> AbstractContextManager[Transaction]: ...
+    def transaction(self) -> AbstractContextManager[WatchTransaction]: ...
     def purge(self, before_ms: int, *, rows_max: int) -> int: ...
 
 

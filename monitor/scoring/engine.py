@@ -38,6 +38,8 @@ class OnnxEngine:
         options.intra_op_num_threads = threads
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.log_severity_level = 3
+        # A pattern is a plan of memory for one shape, kept for ever, in one piece: but nearly every batch is of a new shape.
+        options.enable_mem_pattern = False
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # other roles need the cores too
         try:
             self._session = onnxruntime.InferenceSession(str(graph), options, providers=[name])

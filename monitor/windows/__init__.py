@@ -9,7 +9,7 @@ from monitor.windows.chorus import Brigade, Chorus, ChorusPolicy
 from monitor.windows.newcomers import Newcomers, NewcomersState
 from monitor.windows.novelty import Heard, Hearing, NoveltyMemory, NoveltyPolicy, Print, is_copy
 from monitor.windows.shares import Shares
-from monitor.windows.sums import UNIT, SlidingSums, Story, Sums
+from monitor.windows.sums import UNIT, SlidingSums, Story
 from monitor.windows.tellers import Tellers, Told
 from monitor.windows.watermark import Arrival, Watermark, WatermarkPolicy
 
@@ -30,7 +30,6 @@ __all__ = [
     "Shares",
     "SlidingSums",
     "Story",
-    "Sums",
     "Tellers",
     "Told",
     "Watermark",

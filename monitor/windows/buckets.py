@@ -7,7 +7,7 @@ import msgspec
 from monitor.records import Channel
 
 
-class BucketRow(msgspec.Struct, frozen=True, kw_only=True):
+class BucketRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Absolute sums of one closed bucket [start_ms, start_ms + length). Voices are effective: copies count nothing.
 
     `raw_n` mentions as they came; `effective_n` = `negative` + `neutral` + `positive` voices; `polarity_sum` and

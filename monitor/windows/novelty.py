@@ -19,10 +19,13 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import filterfalse, pairwise
-from typing import NamedTuple
+
+import msgspec
 
 # Addresses, account names, cashtags and hashtags are left out: they are what a repeated text changes first.
 _WORDS = re.compile(r"(?:https?:|[@$#])\S+|(\w+(?:[.,]\d+)*)")
+_TAGS = re.compile(r"https?:|[@$#]")
+_PLAIN_WORDS = re.compile(r"\w+(?:[.,]\d+)*")  # the same where there are no tags, at half the cost
 _PREFIX = re.compile(
     r"(?:(?:update|refile|corrected|correction|rpt|wrapup|exclusive|factbox|text|reg|instant view|photo advisory|breaking)"
     r"\b[\s\d:-]*)+"
@@ -142,12 +145,16 @@ class NoveltyPolicy:
     figure_overlap: float = 0.75
 
 
-class Print:
-    """The fingerprint of one text: its words, and its pairs of neighbouring words."""
+class Print(msgspec.Struct, frozen=True, eq=False, gc=False):
+    """The fingerprint of one text: its words, and its pairs of neighbouring words, in the text's order, because the order of
+    a set differs from process to process."""
 
-    __slots__ = ("pairs", "words")
+    words: frozenset[str]
+    pairs: tuple[str, ...]
 
-    def __init__(self, text: str) -> None:
+    @classmethod
+    def of(cls, text: str) -> Print:
+        """The print of a text."""
         lowered = text[:_TEXT_CHARS_MAX].lower()
         prefix = _PREFIX.match(lowered)
         if prefix is not None:
@@ -156,19 +163,19 @@ class Print:
             lowered = lowered[: counter.start()]
         if " . " in lowered:
             lowered = _SPACED_FIGURE.sub(".", lowered)
-        ordered = list(filterfalse(_EMPTY.__contains__, _WORDS.findall(lowered)))
+        words = _WORDS if _TAGS.search(lowered) is not None else _PLAIN_WORDS
+        ordered = list(filterfalse(_EMPTY.__contains__, words.findall(lowered)))
         if len(ordered) < 2:
             ordered = lowered.split()  # nothing but tags and addresses: then these are the text
-        self.words = frozenset(ordered)
-        # Strings and not tuples of them: millions of tuples keep the garbage collector busy. In the text's order, because
-        # the order of a set differs from process to process.
-        self.pairs = tuple(dict.fromkeys([f"{a} {b}" for a, b in pairwise(ordered)])) or (" ".join(ordered),)
+        # Strings and not tuples of them: millions of tuples keep the garbage collector busy.
+        pairs = tuple(dict.fromkeys(map(" ".join, pairwise(ordered)))) or (" ".join(ordered),)
+        return cls(frozenset(ordered), pairs)
 
 
 @lru_cache(maxsize=4_096)
 def fingerprint(text: str) -> Print:
     """The print of a text; one text is often heard for several entities, and again."""
-    return Print(text)
+    return Print.of(text)
 
 
 def is_copy(one: Print, other: Print, policy: NoveltyPolicy) -> bool:
@@ -209,20 +216,22 @@ def _root(word: str) -> str:
     return word[:5] if len(word) > 5 else word.rstrip("s")
 
 
-class Heard:
-    """One mention in memory. `root` is the first mention of its story (itself, if it is no copy)."""
+class Heard(msgspec.Struct, eq=False, gc=False):
+    """One mention in memory. `copied`: the first mention of its story, if it is a copy."""
 
-    __slots__ = ("at_ms", "author", "print", "root", "token")
+    at_ms: int
+    print: Print
+    author: str | None
+    token: object
+    copied: Heard | None = None
 
-    def __init__(self, at_ms: int, text_print: Print, author: str | None, token: object) -> None:
-        self.at_ms = at_ms
-        self.print = text_print
-        self.author = author
-        self.token = token
-        self.root = self
+    @property
+    def root(self) -> Heard:
+        """The first mention of its story: itself, if it is no copy."""
+        return self if self.copied is None else self.copied
 
 
-class Hearing(NamedTuple):
+class Hearing(msgspec.Struct, frozen=True, gc=False):
     """What a mention adds to what was heard before.
 
     `fresh`: the share of its word pairs that are new (0…1). A pair that was said before is new again by the share of the
@@ -239,14 +248,14 @@ class Hearing(NamedTuple):
 class NoveltyMemory:
     """What was said about one entity within the horizon. Mentions must come in event-time order."""
 
-    __slots__ = ("_authors", "_exact", "_heard", "_latest", "_policy", "_times")
+    __slots__ = ("_again", "_authors", "_exact", "_heard", "_latest", "_policy")
 
     def __init__(self, policy: NoveltyPolicy) -> None:
         self._policy = policy
         self._heard: deque[Heard] = deque()
         self._exact: dict[frozenset[str], Heard] = {}
         self._latest: dict[str, Heard] = {}
-        self._times: dict[str, int] = {}
+        self._again: dict[str, int] = {}  # how often a pair was said beyond the first time, where it was
         self._authors: dict[str, int] = {}
 
     def __len__(self) -> int:
@@ -258,57 +267,65 @@ class NoveltyMemory:
         self.forget_before(at_ms - horizon_ms)
         own = fingerprint(text)
         heard = Heard(at_ms, own, author, token)
-        latest, times = self._latest, self._times
-        fresh, said = 0.0, []
-        votes: dict[Heard, int] = {}
-        for pair in own.pairs:
-            holder = latest.get(pair)
-            if holder is None:
-                fresh += 1.0
-                said.append(0)
-                times[pair] = 1
-            else:
-                fresh += (at_ms - holder.at_ms) / horizon_ms
-                count = times[pair]
-                said.append(count)
-                times[pair] = count + 1
-                votes[holder] = votes.get(holder, 0) + 1
-            latest[pair] = heard
-        crowd = 0
-        if votes:
-            said.sort()
-            crowd = said[len(said) // 2]
+        latest, pairs = self._latest, own.pairs
+        fresh, crowd = 1.0, 0
+        if not latest.keys().isdisjoint(pairs):
+            fresh, crowd, votes = self._compare(pairs, at_ms)
             original = self._exact.get(own.words) or self._edited(own, votes)
             if original is not None:
-                heard.root = original.root
+                heard.copied = original.root
+        latest.update(dict.fromkeys(pairs, heard))
         self._exact[own.words] = heard
         self._heard.append(heard)
         spoken = 0
         if author is not None:
             spoken = self._authors.get(author, 0)
             self._authors[author] = spoken + 1
-        return Hearing(heard, fresh / len(own.pairs), spoken, crowd)
+        return Hearing(heard, fresh, spoken, crowd)
 
     def forget_before(self, at_ms: int) -> None:
         """Drop what is older than the horizon."""
-        memory = self._heard
+        memory, latest, again = self._heard, self._latest, self._again
         while memory and memory[0].at_ms < at_ms:
             old = memory.popleft()
-            times = self._times
-            for pair in old.print.pairs:
-                left = times[pair] - 1
-                if left:
-                    times[pair] = left
+            pairs = old.print.pairs
+            if again.keys().isdisjoint(pairs):
+                for pair in pairs:
+                    del latest[pair]
+                pairs = ()
+            for pair in pairs:
+                left = again.get(pair, 0)
+                if not left:
+                    del latest[pair]
+                elif left == 1:
+                    del again[pair]
                 else:
-                    del times[pair], self._latest[pair]
+                    again[pair] = left - 1
             if self._exact.get(old.print.words) is old:
                 del self._exact[old.print.words]
             if old.author is not None:
-                left = self._authors[old.author] - 1
-                if left:
-                    self._authors[old.author] = left
+                spoken = self._authors[old.author] - 1
+                if spoken:
+                    self._authors[old.author] = spoken
                 else:
                     del self._authors[old.author]
+
+    def _compare(self, pairs: tuple[str, ...], at_ms: int) -> tuple[float, int, dict[Heard, int]]:
+        """How fresh these pairs are, how many said most of them before, and of how many each holder was the last to say."""
+        latest, again = self._latest, self._again
+        since_ms, said = 0, []
+        votes: dict[Heard, int] = {}
+        for pair in filter(latest.__contains__, pairs):
+            holder = latest[pair]
+            since_ms += at_ms - holder.at_ms
+            repeats = again[pair] = again.get(pair, 0) + 1
+            said.append(repeats)
+            votes[holder] = votes.get(holder, 0) + 1
+        said.sort()
+        unheard = len(pairs) - len(said)
+        middle = len(pairs) // 2 - unheard
+        fresh = (unheard + since_ms / self._policy.horizon_ms) / len(pairs)
+        return fresh, said[middle] if middle >= 0 else 0, votes
 
     def _edited(self, own: Print, votes: dict[Heard, int]) -> Heard | None:
         """The earlier mention of which this one is an edit. `votes`: how many of its pairs each was the last to say."""

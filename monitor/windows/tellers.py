@@ -8,14 +8,15 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import NamedTuple
+
+import msgspec
 
 SPAN_MS = 4 * 3_600_000
 SHORT_MS = 3_600_000
 BEFORE_MS = 24 * 3_600_000
 
 
-class Told(NamedTuple):
+class Told(msgspec.Struct, frozen=True, gc=False):
     """Stories of the last four hours, and of the last one (`_h`), before this one; `newcomers_before`: stories of newcomers
     in the 24 hours before those four, echoes left out."""
 

@@ -23,7 +23,7 @@ from monitor.settings import Settings, load_settings
 from monitor.store import WATCHKEEPER, AttemptMark, ReceiverState, Store
 from monitor.store.migrate import VERSION_TABLE
 from monitor.store.tables import metadata
-from tests.builders import judged, told
+from tests.builders import an_alert, judged, told
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
@@ -48,25 +48,7 @@ def mention(number: int, at_ms: int = 0):
 
 
 def alert(severity: str = "low", resolved: bool = False) -> Alert:
-    return Alert(
-        id="a1",
-        entity="X",
-        kind="burst",
-        direction="negative",
-        opened_at="2026-01-01T00:00:00Z",
-        resolved_at="2026-01-01T01:00:00Z" if resolved else None,
-        severity=severity,  # type: ignore[arg-type]
-        p_value=0.01,
-        polarity=-0.5,
-        effective_n=3.0,
-        raw_n=3,
-        baseline={},
-        evidence=(),
-        counter_evidence=(),
-        flip_margin=0.1,
-        model="m",
-        rule="r",
-    )
+    return an_alert(id="a1", severity=severity, resolved_at="2026-01-01T01:00:00Z" if resolved else None)
 
 
 def transition(change: str, at_ms: int, severity: str = "low") -> AlertTransition:

@@ -13,11 +13,12 @@ from scipy.stats import poisson
 from monitor.alerting import Budget, BudgetState, Habit, Market, OpenAlert, Reason, Rules, load_rules, parse_rules
 from monitor.alerting.baselines import close_block, expected, note_peak
 from monitor.alerting.cusum import EMPTY, heights, step_bank
-from monitor.alerting.detectors import Voices, burst, surplus, tail_score
+from monitor.alerting.detectors import burst, surplus, tail_score
 from monitor.alerting.lifecycle import alert_id, step
 from monitor.alerting.rules import BaselineRules, BudgetRules, DetectorRules, LifeRules
 from monitor.errors import Fatal
-from monitor.records import Alert
+from monitor.records import Voices
+from tests.builders import an_alert
 
 DAY_MS = 86_400_000
 HOUR_MS = 3_600_000
@@ -257,26 +258,14 @@ def test_a_lasting_shift_raises_one_side_of_the_bank_and_its_end_lets_it_fall() 
 
 
 def open_alert() -> OpenAlert:
-    alert = Alert(
-        id="a",
-        entity="AAA",
-        kind="burst",
-        direction="negative",
-        opened_at="2026-01-01T00:00:00Z",
-        resolved_at=None,
-        severity="low",
-        p_value=0.01,
-        polarity=-0.5,
-        effective_n=5,
-        raw_n=5,
-        baseline={},
-        evidence=(),
-        counter_evidence=(),
-        flip_margin=0.5,
-        model="m",
-        rule="r",
+    return OpenAlert(
+        alert=an_alert(entity="AAA"),
+        channel="news",
+        needed={"burst": 4.0},
+        peak=1.25,
+        opened_ms=0,
+        updated_ms=0,
     )
-    return OpenAlert(alert=alert, channel="news", needed={"burst": 4.0}, peak=1.25, opened_ms=0, updated_ms=0)
 
 
 def test_an_alert_closes_only_after_it_stayed_calm() -> None:

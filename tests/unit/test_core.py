@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monitor.alerting import Rules, parse_rules
+from monitor.commands.watch_speed import bytes_per_idle_entity
 from monitor.loops.core import STATE_VERSION, Fate, Outcome, PartitionCore, WatchPolicy
 from monitor.records import AlertTransition, ScoredMention, Suppression, mention_id
 
@@ -208,3 +209,25 @@ def test_an_idle_entity_is_small_in_the_database() -> None:
     written = play(history())
     assert all(len(blob) < 2_000 for name, blob in written.states.items() if name != "BBB")
     assert msgspec.msgpack.decode(written.states["AAA"])[0] == STATE_VERSION
+
+
+def test_who_is_silent_for_a_day_sleeps_and_wakes_as_a_restart_would_find_it() -> None:
+    """Asleep only the packed record is held; what is decided afterwards does not tell the two apart."""
+    later_ms = START_MS + 9 * 24 * HOUR_MS
+    silence = [mention("ZZZ", START_MS + day * 24 * HOUR_MS, 5_000 + day, polarity=0.0) for day in range(5, 9)]
+    again = [mention("BBB", later_ms + k * 4 * MINUTE_MS, 6_000 + k) for k in range(12)]
+    mentions = [*history(), *silence, *again]
+    core = PartitionCore(policy=POLICY, rules=RULES)
+    for each in [*history(), *silence]:
+        core.take(each, origin="news/0", now_ms=None)
+    core.finish()
+    assert core.awake == 1, "only of ZZZ was anything said within a day"
+    slept, restarted = play(mentions, cuts=[len(mentions) - 12]), play(mentions, cuts=[len(mentions) - 12], stops=True)
+    assert slept.transitions == restarted.transitions
+    assert slept.states == restarted.states
+    assert [step.alert.entity for step in slept.transitions if step.at_ms >= later_ms][:1] == ["BBB"]
+
+
+def test_an_idle_entity_is_small_in_memory() -> None:
+    """Two channels' records, everything counted: under 2 KB."""
+    assert 200 < bytes_per_idle_entity(RULES, entities=300) < 2_000

@@ -16,7 +16,7 @@ from monitor.delivery import Answer, DeliveryPolicy
 from monitor.loops.deliver import DeliverLoop, DeliverLoopPolicy
 from monitor.records import Alert, AlertTransition
 from monitor.store import Store
-from tests.builders import SettableClock, told
+from tests.builders import SettableClock, an_alert, told
 
 RETRY = DeliveryPolicy(pause_s=1, pause_max_s=100, failures_open=3, open_s=60, open_max_s=240, give_up_after_s=100_000)
 
@@ -60,26 +60,7 @@ def write(store: Store, names: Sequence[str], *, alerts: Sequence[str], now_ms: 
     """One opened alert each, for each receiver."""
     with store.transaction() as t:
         for key in alerts:
-            alert = Alert(
-                id=key,
-                entity="X",
-                kind="burst",
-                direction="negative",
-                opened_at="2026-01-01T00:00:00Z",
-                resolved_at=None,
-                severity="low",
-                p_value=0.01,
-                polarity=-0.5,
-                effective_n=3.0,
-                raw_n=3,
-                baseline={},
-                evidence=(),
-                counter_evidence=(),
-                flip_margin=0.1,
-                model="m",
-                rule="r",
-            )
-            step = AlertTransition(alert=alert, change="opened", reason="test", at_ms=now_ms)
+            step = AlertTransition(alert=an_alert(id=key), change="opened", reason="test", at_ms=now_ms)
             t.tell(told([step]), [Subscriber(name) for name in names], now_ms=now_ms)
 
 

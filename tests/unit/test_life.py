@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monitor.alerting import Rules, Said, Signal, Voices, Weight, confirm, decompose, parse_rules, reasons, severity
+from monitor.alerting import Rules, Said, Signal, Weight, confirm, decompose, parse_rules, reasons, severity
 from monitor.alerting.baselines import Expected
 from monitor.alerting.levels import MARKS, LevelledMention, Levels
 from monitor.alerting.lifecycle import OpenAlert, Reason, cooling_down, step
 from monitor.alerting.rules import LifeRules
 from monitor.alerting.sources import SOURCES_MAX, Sources
 from monitor.loops.core import PartitionCore
-from monitor.records import AlertTransition, ScoredMention
+from monitor.records import AlertTransition, ScoredMention, Voices
 from tests.unit.test_alerting import open_alert
 from tests.unit.test_core import HOUR_MS, MINUTE_MS, POLICY, RULES, START_MS, Written, history, mention, play
 

@@ -17,6 +17,7 @@ from monitor.windows import (
     Print,
     Shares,
     Tellers,
+    Told,
     is_copy,
 )
 from tests.bench.novelty import Pair, figures
@@ -52,7 +53,7 @@ def test_copies_are_told_from_other_reports_and_other_stories() -> None:
     ],
 )
 def test_one_other_word_or_figure_in_a_short_headline_is_another_fact(one: str, other: str) -> None:
-    assert not is_copy(Print(one), Print(other), POLICY)
+    assert not is_copy(Print.of(one), Print.of(other), POLICY)
 
 
 @given(texts, st.integers(0, 10**9))
@@ -67,7 +68,7 @@ def test_whatever_is_said_again_within_the_horizon_is_a_copy_and_nothing_new(tex
 
 @given(texts, texts)
 def test_being_a_copy_does_not_depend_on_which_came_first(one: str, other: str) -> None:
-    assert is_copy(Print(one), Print(other), POLICY) == is_copy(Print(other), Print(one), POLICY)
+    assert is_copy(Print.of(one), Print.of(other), POLICY) == is_copy(Print.of(other), Print.of(one), POLICY)
 
 
 @given(st.lists(st.tuples(st.integers(0, 2 * DAY_MS), texts, st.sampled_from(["a", "b", None])), max_size=30))
@@ -214,9 +215,9 @@ def test_stories_of_the_last_hours_are_counted_by_who_told_them() -> None:
     tellers = Tellers()
     tellers.hear(0, "wire", newcomer=True)
     tellers.hear(1, "wire", newcomer=False)
-    assert tellers.hear(2 * HOUR_MS, "wire", newcomer=True) == (2, 0, 1, 1, 0, 0, 0)
-    assert tellers.hear(5 * HOUR_MS, "gazette", newcomer=False) == (0, 1, 1, 0, 0, 0, 1)
-    assert tellers.hear(20 * HOUR_MS, "wire", newcomer=True, echo=True) == (0, 0, 0, 0, 0, 0, 2)
-    assert tellers.hear(27 * HOUR_MS, "wire", newcomer=False) == (0, 0, 0, 0, 0, 0, 2)
+    assert tellers.hear(2 * HOUR_MS, "wire", newcomer=True) == Told(2, 0, 1, 1, 0, 0, 0)
+    assert tellers.hear(5 * HOUR_MS, "gazette", newcomer=False) == Told(0, 1, 1, 0, 0, 0, 1)
+    assert tellers.hear(20 * HOUR_MS, "wire", newcomer=True, echo=True) == Told(0, 0, 0, 0, 0, 0, 2)
+    assert tellers.hear(27 * HOUR_MS, "wire", newcomer=False) == Told(0, 0, 0, 0, 0, 0, 2)
     assert not tellers.forget_before(29 * HOUR_MS)
     assert tellers.forget_before(60 * HOUR_MS)

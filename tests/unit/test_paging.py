@@ -29,6 +29,7 @@ from monitor.loops.paging import Paging, PagingPolicy, silence_of
 from monitor.records import Alert, AlertTransition
 from monitor.store import Store, StoredMark
 from monitor.telemetry import Metrics
+from tests.builders import an_alert
 
 START_MS = 1_800_000_000_000 - 1_800_000_000_000 % 86_400_000  # midnight, a Friday
 SECOND, MINUTE, HOUR, DAY = 1_000, 60_000, 3_600_000, 86_400_000
@@ -41,24 +42,15 @@ RULES = parse_rules({}, "test")
 
 
 def alert(entity: str, *, severity: str = "medium", direction: str = "negative", mark: str = "") -> Alert:
-    return Alert(
+    return an_alert(
         id=f"{entity}-{direction}{mark}",
         entity=entity,
-        kind="burst",
-        direction=direction,  # type: ignore[arg-type]
+        direction=direction,
         opened_at=to_rfc3339(START_MS),
-        resolved_at=None,
-        severity=severity,  # type: ignore[arg-type]
-        p_value=0.01,
-        polarity=-0.5,
+        severity=severity,
         effective_n=5,
         raw_n=5,
-        baseline={},
-        evidence=(),
-        counter_evidence=(),
         flip_margin=0.5,
-        model="m",
-        rule="r",
         brief=f"{entity} fell.",
     )
 

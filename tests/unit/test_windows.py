@@ -83,9 +83,9 @@ def test_the_watermark_never_goes_back(events: list[tuple[str, int]]) -> None:
 
 def test_an_edited_headline_is_a_copy_and_another_report_is_not() -> None:
     policy = NoveltyPolicy()
-    first = Print("Acme to cut 4,000 jobs as demand for pumps falls")
-    assert is_copy(first, Print("UPDATE 2-Acme to cut 4,000 jobs as demand for pumps falls sharply"), policy)
-    assert not is_copy(first, Print("Pump maker announces thousands of layoffs, shares slide"), policy)
+    first = Print.of("Acme to cut 4,000 jobs as demand for pumps falls")
+    assert is_copy(first, Print.of("UPDATE 2-Acme to cut 4,000 jobs as demand for pumps falls sharply"), policy)
+    assert not is_copy(first, Print.of("Pump maker announces thousands of layoffs, shares slide"), policy)
 
 
 def test_a_chorus_is_counted_and_forgotten_with_the_horizon() -> None:
@@ -106,7 +106,7 @@ def test_sliding_sums_are_those_of_the_stories_inside(stories: list[tuple[int, i
     sums = SlidingSums((100, 2_000))
     for at_ms, weight in sorted(stories):
         sums.add(Story(at_ms=at_ms, total_u=weight, negative_u=weight, positive_u=0, polarity_u=-weight, mention=None))
-    sums.expire(now_ms)
+    windows = sums.move_to(now_ms)
     for index, length in enumerate((100, 2_000)):
         inside = sum(weight for at_ms, weight in stories if at_ms >= now_ms - length)
-        assert sums.window(index).total == inside / UNIT
+        assert windows[index].total == inside / UNIT

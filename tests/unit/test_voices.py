@@ -209,3 +209,32 @@ def played(told: Sequence[ScoredMention], cuts: Sequence[int]) -> tuple[list[obj
                 recent=[m for m in told[:end] if m.published_at_ms >= since_ms],
             )
     return transitions, list(notices.values()), core.state()
+
+
+def test_when_everything_falls_the_index_fires_and_its_members_stay_under_it() -> None:
+    """Twelve quiet days, then an hour of bad news about the index, and a little later about every company."""
+    rng = random.Random(9)
+    members = [f"C{n}" for n in range(10)]
+    told = []
+
+    def tell(entity: str, at_ms: int, polarity: float) -> None:
+        text = " ".join(rng.choices([f"v{n}" for n in range(500)], k=9))
+        told.append(
+            said(f"n{len(told)}", entity, at_ms, text, polarity=polarity, source=f"s{len(told) % 7}", channel="news")
+        )
+
+    for entity in ["SPY", *members]:
+        for _ in range(60):
+            tell(entity, START_MS + rng.randrange(264 * HOUR_MS), rng.choice((-0.4, 0.0, 0.0, 0.4)))
+    for minute in range(0, 40, 2):
+        tell("SPY", EVENT_MS + minute * 60_000, -0.85)
+    for index, entity in enumerate(members):
+        for k in range(8):
+            tell(entity, EVENT_MS + (30 + 3 * k) * 60_000 + index * 1_000, -0.8)
+    rules = parse_rules({"paging": {"market_entities": ["SPY"]}}, "test")
+    result = run_backtest(told, rules=rules, sectors=dict.fromkeys(members, "Things"), partitions=1)
+    opened = [t.alert for t in result.transitions if t.change == "opened" and t.at_ms > EVENT_MS]
+    assert opened[0].entity == "SPY"
+    members_told = {step.alert for step in result.told.settled if step.reason == "under_market_alert"}
+    assert len(opened) > 2
+    assert len(members_told) >= len(opened) - 2

@@ -210,13 +210,13 @@ def close_block(habit: Habit, market: Market, at_ms: int, rules: BaselineRules, 
     block = at_ms // BLOCK_MS
     if block <= habit.block:
         return
+    habit.steps = [each for each in habit.steps if each.block >= block - _DAY_BLOCKS]
     if habit.open_n > 0:
         usual = expected(habit, market, at_ms=at_ms, rules=rules, sector=sector)
         voices = usual.voices * exposure(market, habit.block * BLOCK_MS, BLOCK_MS)
         cap = voices + 2.0 * math.sqrt(voices + voices**2 / usual.size) + 3.0
         kept = min(1.0, cap / habit.open_n)
         step = BlockStep(habit.block, usual.tone, usual.variance, habit.tone_w, tuple(habit.bank))
-        habit.steps = [each for each in habit.steps if each.block >= block - _DAY_BLOCKS]
         habit.steps.append(step)
         step_bank(habit.bank, block_reading(habit.open_n, habit.open_p, step, rules.tone_prior_voices))
         habit.voices += habit.open_n * kept

@@ -228,6 +228,16 @@ def test_who_is_silent_for_a_day_sleeps_and_wakes_as_a_restart_would_find_it() -
     assert [step.alert.entity for step in slept.transitions if step.at_ms >= later_ms][:1] == ["BBB"]
 
 
+def test_a_block_that_held_only_copies_leaves_the_same_record_asleep_or_restarted() -> None:
+    """What the last day's blocks were made from is dropped in sleep; a stored record from before is dropped when it wakes."""
+    stories = [mention("QQQ", START_MS + block * 4 * HOUR_MS, block) for block in range(3)]
+    copy = mention("QQQ", START_MS + 12 * HOUR_MS, 3, text=stories[-1].text)
+    silence = [mention("ZZZ", START_MS + day * 24 * HOUR_MS, 5_000 + day, polarity=0.0) for day in range(1, 9)]
+    mentions = [*stories, copy, *silence, mention("QQQ", START_MS + 9 * 24 * HOUR_MS, 6_000)]
+    slept, restarted = (play(mentions, cuts=[len(mentions) - 1], stops=stops) for stops in (False, True))
+    assert slept.states == restarted.states
+
+
 def test_an_idle_entity_is_small_in_memory() -> None:
     """Two channels' records, everything counted: under 2 KB."""
     assert 200 < bytes_per_idle_entity(RULES, entities=300) < 2_000

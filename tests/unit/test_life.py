@@ -87,12 +87,13 @@ def _run(told: list[ScoredMention], rules: Rules) -> Written:
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.floats(0.0, 10.0), min_size=1, max_size=300))
-def test_however_the_score_jumps_an_alert_does_not_flap(looks: list[float]) -> None:
+@given(st.lists(st.tuples(st.floats(0.0, 1.0) | st.floats(1.0, 5.0), st.integers(1, 8)), min_size=1, max_size=60))
+def test_however_the_score_jumps_an_alert_does_not_flap(stretches: list[tuple[float, int]]) -> None:
     """At most one opening a cool-down, but for one each time that it is half as loud again; none closes before its calm.
 
-    A look is how loud it is: the score over the one it needed.
+    A look is how loud it is: the score over the one it needed; some loudness lasts for several looks, so that alerts close.
     """
+    looks = [loudness for loudness, times in stretches for _ in range(times)]
     rules = LifeRules()
     own: OpenAlert | None = None
     last: tuple[int, float] | None = None

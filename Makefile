@@ -22,8 +22,9 @@ check: $(VENV)/.installed-all
 
 WORKERS ?= 3
 
-unit: $(VENV)/.installed-all  ## every test; most of them wait for a service most of the time, so WORKERS=3 go side by side
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+unit: $(VENV)/.installed-all  ## every test: most wait for a service most of the time, so WORKERS=3 go side by side; then those of whole services
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --ignore tests/integration
+	$(BIN)/python -m pytest tests/integration
 
 services:  ## PostgreSQL's server binaries and a C compiler, for the tests that start their own server or break the machine
 	@command -v cc >/dev/null 2>&1 \

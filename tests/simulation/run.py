@@ -255,13 +255,14 @@ class Simulation:
     # Inside.
 
     def _warm_up(self) -> None:
-        """Ten quiet minutes, so that alerts stand at the threshold when the trouble begins."""
+        """Two hours of few words, for nothing fires before there is a record, and ten minutes of more, so that alerts stand at
+        the threshold when the trouble begins."""
         self.world.faulty = False
-        for _ in range(10):
+        for pause_s in [*(1_200.0,) * 7, *(60.0,) * 10]:
             self.supervise()
             self.produce()
             self._all_turn("score", "watch")
-            self.world.clock.advance(60.0)
+            self.world.clock.advance(pause_s)
         self.world.faulty = True
 
     def _meanwhile(self, name: str) -> None:

@@ -286,7 +286,14 @@ def _compare(
             folded_ms.append(place.watermark_ms // 60_000 * 60_000)
         stored += store.mentions_since(partition, 0)
     until_ms = min(folded_ms, default=0)
-    undisturbed = run_backtest(stored, rules=rules, partitions=settings.kafka.partitions)
+    watchlist = load_watchlist(settings.watchlist.path)
+    undisturbed = run_backtest(
+        stored,
+        rules=rules,
+        names=watchlist.names(),
+        sectors=watchlist.sectors(),  # a company that is seldom named leans on its sector's record
+        partitions=settings.kafka.partitions,
+    )
     wanted_buckets = {
         (row.entity, str(row.channel), row.start_ms): _sums(row)
         for row in undisturbed.buckets

@@ -22,9 +22,12 @@ check: $(VENV)/.installed-all
 
 WORKERS ?= 3
 
-unit: $(VENV)/.installed-all  ## every test: most wait for a service most of the time, so WORKERS=3 go side by side; then those of whole services
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --ignore tests/integration
-	$(BIN)/python -m pytest tests/integration
+# What is tried with whole services or with groups of a broker has limits in time, so nothing goes on beside it.
+ALONE := tests/integration tests/contract/test_kafka.py
+
+unit: $(VENV)/.installed-all  ## every test: most wait most of the time, so WORKERS=3 go side by side; then those that must be alone
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(addprefix --ignore ,$(ALONE))
+	$(BIN)/python -m pytest $(ALONE)
 
 services:  ## PostgreSQL's server binaries and a C compiler, for the tests that start their own server or break the machine
 	@command -v cc >/dev/null 2>&1 \

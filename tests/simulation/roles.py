@@ -46,8 +46,8 @@ CHOKES, KILLS = "choke", "kills"
 RULES: Rules = parse_rules(
     {
         "name": "simulated",
-        "budget": {"false_alerts_per_day": 5_000.0, "alerts_per_hour_max": 50, "prior_days": 0.05},
-        "detectors": {"voices_min_news": 2.0, "voices_min_social": 2.0, "burst_windows_s": [300, 3600]},
+        "budget": {"false_alerts_per_day": 50_000.0, "alerts_per_hour_max": 50, "prior_days": 0.05},
+        "detectors": {"voices_min_news": 2.0, "voices_min_social": 2.0, "burst_windows_s": [3600]},
         "time": {"lateness_s": 60, "idle_after_s": 20, "future_max_s": 300},
         "life": {"cooldown_s": 600, "calm_s": 300, "check_s": 120, "update_s": 60, "open_max_s": 1800},
     },

@@ -255,10 +255,10 @@ class Simulation:
     # Inside.
 
     def _warm_up(self) -> None:
-        """Two hours of few words, for nothing fires before there is a record, and ten minutes of more, so that alerts stand at
+        """Three days of few words, for a cold start is wary, and ten minutes of more, so that alerts stand at
         the threshold when the trouble begins."""
         self.world.faulty = False
-        for pause_s in [*(1_200.0,) * 7, *(60.0,) * 10]:
+        for pause_s in [*(14_400.0,) * 18, *(60.0,) * 10]:
             self.supervise()
             self.produce()
             self._all_turn("score", "watch")

@@ -491,7 +491,7 @@ class KafkaResults:
         self._engine = settings.bundle.provider.encode()  # the engine refuses to start on any other
 
     def send_mention(self, mention: ScoredMention, *, origin: str) -> None:
-        from monitor.intake.kafka import partition_of_key
+        from monitor.intake.kafka import partition_of
         from monitor.loops.score import encode_mention
         from monitor.loops.watch import ENGINE_HEADER, ORIGIN_HEADER
 
@@ -501,7 +501,7 @@ class KafkaResults:
             key=key,
             value=value,
             headers=[(ORIGIN_HEADER, origin.encode()), (ENGINE_HEADER, self._engine)],
-            partition=partition_of_key(key, self._kafka.partitions),
+            partition=partition_of(mention.entity, self._kafka.partitions),
         )
 
     def send_dead_letter(self, letter: DeadLetter) -> None:

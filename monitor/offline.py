@@ -108,6 +108,7 @@ def backtest(
         extra["calibration"] = calibrate(
             mentions,
             rules=chosen,
+            sectors=sectors,
             replays=nulls,
             partitions=partitions,
             progress=lambda count: progress("null replays", count, replays),

@@ -7,7 +7,7 @@ runs again in seconds. Knows nothing of Kafka or the database.
 from monitor.backtest.events import EventResult, KnownEvent, judge_events, load_events
 from monitor.backtest.nulls import calibrate, null_replay
 from monitor.backtest.report import write_report
-from monitor.backtest.run import BacktestResult, compare, partition_of, run_backtest
+from monitor.backtest.run import BacktestResult, compare, run_backtest
 from monitor.backtest.scores import score_documents
 from monitor.backtest.stories import group_stories
 
@@ -21,7 +21,6 @@ __all__ = [
     "judge_events",
     "load_events",
     "null_replay",
-    "partition_of",
     "run_backtest",
     "score_documents",
     "write_report",

@@ -48,6 +48,7 @@ def calibrate(
     mentions: Sequence[ScoredMention],
     *,
     rules: Rules,
+    sectors: Mapping[str, str],
     replays: int,
     partitions: int,
     budgets: Sequence[float] = BUDGETS,
@@ -62,8 +63,10 @@ def calibrate(
         for budget, results in found.items():
             section = rules.budget.model_copy(update={"false_alerts_per_day": budget})
             chosen = rules.model_copy(update={"budget": section})
-            results.append(run_backtest(replay, rules=chosen, partitions=partitions, progress=progress))
-    shares = {kind: getattr(rules.budget, kind) for kind in KINDS}
+            results.append(
+                run_backtest(replay, rules=chosen, sectors=sectors, partitions=partitions, progress=progress)
+            )
+    shares = {kind: sum(s for ledger, s in rules.shares.items() if ledger.partition("/")[0] == kind) for kind in KINDS}
     days = sum(result.days for result in found[own])
     return {
         "replays": replays,

@@ -9,10 +9,10 @@ from itertools import pairwise
 from typing import Any
 
 import msgspec
-from kafka.partitioner.default import murmur2
 
 from monitor.alerting import Rules, Told, Verdict, page_history
 from monitor.clock import to_rfc3339
+from monitor.intake.kafka import partition_of
 from monitor.loops.core import Fate, Outcome, PartitionCore, WatchPolicy
 from monitor.records import Alert, AlertTransition, Notice, ScoredMention
 from monitor.windows import BucketRow
@@ -188,11 +188,6 @@ def _latest(notices: Iterable[Notice]) -> tuple[Notice, ...]:
     """As they stood at the end, in the order of their beginning."""
     last = {(each.since_ms, each.entity, each.channel, each.kind): each for each in notices}
     return tuple(last[key] for key in sorted(last))
-
-
-def partition_of(entity: str, partitions: int) -> int:
-    """Where Kafka's default partitioner puts this key."""
-    return int(murmur2(entity.encode()) & 0x7FFFFFFF) % partitions
 
 
 def compare(one: BacktestResult, other: BacktestResult, *, within_ms: int = DAY_MS) -> dict[str, Any]:

@@ -693,9 +693,9 @@ class KafkaSink:
         threading.Thread(target=_drop_producer, args=(stuck,), name="kafka-close", daemon=True).start()
 
 
-def partition_of_key(key: bytes, partitions: int) -> int:
-    """Where Kafka's own clients put a key among so many partitions."""
-    return int((murmur2(key) & 0x7FFFFFFF) % partitions)
+def partition_of(entity: str, partitions: int) -> int:
+    """Where an entity's mentions lie among so many partitions: as Kafka's own clients would place its name as a key."""
+    return int((murmur2(entity.encode()) & 0x7FFFFFFF) % partitions)
 
 
 def ensure_topics(config: KafkaConfig, topics: Mapping[str, int], *, create: bool, spread: Sequence[str] = ()) -> None:

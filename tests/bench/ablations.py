@@ -99,6 +99,10 @@ def recipe_of(variant: Variant, *, epochs: int, soft: bool) -> Recipe:
     for table, keys in variant.change.items():
         fields[table] |= keys
     fields["run"]["epochs"] = epochs
+    fields["data"] |= {
+        "valid_percent": 1,
+        "test_percent": 0,
+    }  # of the training rows: those that judge are held back before
     data, out = fields["data"], set(HELD_OUT.get(variant.without, ()))
     if not soft:
         out.add("teacher")
@@ -161,12 +165,17 @@ def _names(key: str, source: str) -> bool:
 def run(name: str, variant: Variant, rows: Rows, soft: Rows, out: Path, *, epochs: int) -> dict[str, Any]:
     recipe = recipe_of(variant, epochs=epochs, soft=variant.soft)
     folder = out / name.replace(" ", "-").replace(",", "")
+    # Split once, over all rows as they came: fewer or otherwise told rows would be split anew, and some that judge would train.
+    sides = splits_of([*rows, *soft])
+    own, taught = (
+        [row for row, side in zip([*rows, *soft], sides, strict=True) if side == "train" and row.soft == by_teacher]
+        for by_teacher in (False, True)
+    )
     started = time.process_time()
-    trained = train([*variant.rows(rows), *(soft if variant.soft else [])], recipe, folder, resume=folder.exists())
+    trained = train([*variant.rows(own), *(taught if variant.soft else [])], recipe, folder, resume=folder.exists())
     minutes = (time.process_time() - started) / 60
     network, tokenizer = load_run(folder / "best"), Tokenizer.from_file(str(folder / "best" / "tokenizer.json"))
-    sides = splits_of(rows)
-    judged = of_sources([row for row, side in zip(rows, sides, strict=True) if side == "valid"], SENTIMENT)
+    judged = of_sources([row for row, side in zip([*rows, *soft], sides, strict=True) if side == "valid"], SENTIMENT)
     told = as_pairs(judged) if variant.rows is as_pairs else judged
     started = time.process_time()
     figures = judge(network, tokenizer, recipe, told)

@@ -19,13 +19,12 @@ from kafka.protocol.consumer.metadata import ConsumerProtocolAssignment
 from kafka.structs import MemberState, TopicPartition
 
 from monitor.app import KafkaResults
-from monitor.backtest.run import partition_of
 from monitor.broker import free_port
 from monitor.cli import CONFIGS
 from monitor.clock import ManualClock
 from monitor.errors import Fatal, Retryable
 from monitor.intake.anchors import Hold, HoldReason
-from monitor.intake.kafka import KafkaConfig, KafkaSink, KafkaSource, Partition, RawMessage, ensure_topics
+from monitor.intake.kafka import KafkaConfig, KafkaSink, KafkaSource, Partition, RawMessage, ensure_topics, partition_of
 from monitor.intake.membership import MembershipPolicy
 from monitor.intake.progress import GroupProgress
 from monitor.records import Document, LinkedEntity

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from monitor.backtest.run import partition_of
 from monitor.errors import Retryable
+from monitor.intake.kafka import partition_of
 from monitor.records import Place
 from tests.simulation.world import World
 

@@ -12,11 +12,11 @@ import msgspec
 import structlog
 
 from monitor.backtest import run_backtest
-from monitor.backtest.run import partition_of
 from monitor.chaos import Told, judge
 from monitor.chaos.oracle import Findings
 from monitor.clock import to_rfc3339
 from monitor.errors import Rejectable
+from monitor.intake.kafka import partition_of
 from monitor.records import ScoredMention, mention_id
 from monitor.store import StoredBucket
 from tests.simulation.broker import SimBroker

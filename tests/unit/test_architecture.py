@@ -31,6 +31,7 @@ ALLOWED = {
 PURE = (
     "intake/decode.py",
     "intake/cleaning.py",
+    "intake/membership.py",
     "intake/merge.py",
     "linking/linker.py",
     "linking/folding.py",
@@ -47,6 +48,7 @@ PURE = (
     "alerting/detectors.py",
     "alerting/evidence.py",
     "alerting/lifecycle.py",
+    "alerting/rescoring.py",
     "delivery/circuit.py",
     "delivery/outbox.py",
     "alerting/levels.py",

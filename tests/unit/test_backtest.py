@@ -22,13 +22,13 @@ from monitor.backtest import (
     compare,
     judge_events,
     null_replay,
-    partition_of,
     run_backtest,
     score_documents,
     write_report,
 )
 from monitor.backtest.nulls import poisson_interval
 from monitor.clock import to_rfc3339
+from monitor.intake.kafka import partition_of
 from monitor.records import AlertTransition, Document, LinkedEntity, ScoredMention
 from tests.builders import WordJudge
 from tests.unit.test_core import RULES, START_MS, history
@@ -140,7 +140,7 @@ def test_a_story_moves_with_its_copies_in_a_null_replay() -> None:
 
 def test_promised_and_found_false_alerts_stand_side_by_side() -> None:
     seen: list[int] = []
-    found = calibrate(history(), rules=RULES, replays=2, partitions=1, budgets=(0.5,), progress=seen.append)
+    found = calibrate(history(), rules=RULES, sectors={}, replays=2, partitions=1, budgets=(0.5,), progress=seen.append)
     assert [row["promised_per_day"] for row in found["budgets"]] == [0.5, RULES.budget.false_alerts_per_day]
     assert [row["detector"] for row in found["detectors"]] == ["burst", "tone", "drift", "divergence"]
     assert sum(seen) == 2 * 2 * len(history())
@@ -236,7 +236,7 @@ def test_the_report_is_whole_in_itself_and_shows_what_happened(tmp_path: Path) -
     row = {"rule": "quiet", "by_kind": {}, **compare(result, quiet), "alerts": len(quiet.alerts), "alerts_per_day": 0.0}
     extra = {
         "events": judge_events(result, told, [event]),
-        "calibration": calibrate(told, rules=RULES, replays=1, partitions=1, budgets=(1.0,)),
+        "calibration": calibrate(told, rules=RULES, sectors={}, replays=1, partitions=1, budgets=(1.0,)),
         "sweep": [row],
     }
     summary = write_report(result, tmp_path, extra=extra)

@@ -66,9 +66,8 @@ def calibrate(
             results.append(
                 run_backtest(replay, rules=chosen, sectors=sectors, partitions=partitions, progress=progress)
             )
-    shares = {
-        kind: getattr(rules.budget, kind) for kind in KINDS
-    }  # short windows see the same bursts, and promise no more
+    # Short windows see the same bursts as the longest, and promise no more.
+    shares = {kind: getattr(rules.budget, kind) for kind in KINDS}
     days = sum(result.days for result in found[own])
     return {
         "replays": replays,

@@ -144,6 +144,7 @@ class ScoreProcess(Process):
                 batch_documents_max=world.rng.choice((1, 4, 64)),
                 queue_documents_max=world.rng.choice((8, 1_024)),
                 poll_messages_max=world.rng.choice((5, 200)),
+                model_wait_s=0.0,  # the world's time stands still meanwhile: to wait would only cost ours
             ),
             metrics=SHARED_METRICS,
             attempts=build.attempts(FaultyStore(world, name, store, build.transaction), owner=name, clock=world.clock),

@@ -21,6 +21,7 @@ def epoch_examples(
 ) -> list[Example]:
     """What one epoch learns from, in no order: the same for the same seed and epoch. `joiners`: token ids of JOINERS."""
     data, run = recipe.data, recipe.run
+    examples = [example for example in examples if teaches(example, recipe)]
     rng = random.Random(f"{run.seed}/{epoch}/rows")
     chosen = [examples[i] for i in visited(examples, data.passes, rng)]
     served = sum(
@@ -30,6 +31,17 @@ def epoch_examples(
     )
     count = round(data.joined_share * served)
     return chosen + joined_pairs(examples, data.serve_mention, count, joiners, tokens_max=run.tokens_max, rng=rng)
+
+
+def teaches(example: Example, recipe: Recipe) -> bool:
+    """Whether any task of the recipe learns from it: a row without such a label costs as much as one with it."""
+    tasks = recipe.tasks
+    return bool(
+        (tasks.document and example.document_head)
+        or (tasks.topic and example.topic is not None)
+        or (tasks.events and example.events is not None)
+        or any((tasks.mention and m.head) or (tasks.evidence and m.tags is not None) for m in example.mentions)
+    )
 
 
 def visited(examples: Sequence[Example], passes: dict[str, float], rng: random.Random) -> list[int]:

@@ -26,7 +26,7 @@ from monitor.learning.augment import augmented_rows
 from monitor.learning.bases import encoder_config, find_base
 from monitor.learning.building import build_network, build_optimiser, freeze, rate_factor, spec_of
 from monitor.learning.curves import draw_curves
-from monitor.learning.epoch import JOINERS, batches_of, collate, epoch_examples
+from monitor.learning.epoch import JOINERS, batches_of, collate, epoch_examples, teaches
 from monitor.learning.features import Example, make_examples
 from monitor.learning.losses import check_classes, class_weights, losses_of
 from monitor.learning.recipe import Recipe
@@ -133,6 +133,8 @@ class _Trainer:
         )
         if not self.train_set or not self.valid_set:
             raise Fatal("too few rows: both the training and the validation split need some; give more data")
+        if not any(teaches(example, recipe) for example in self.train_set):
+            raise Fatal("no row has a label for a task of the recipe: see its tasks, document_heads and mention_heads")
         told = check_classes(self.train_set)
         self.network = build_network(base, spec, recipe).to(self.device)
         self.optimiser = build_optimiser(self.network, recipe)

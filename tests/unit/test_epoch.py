@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 
-from monitor.learning.epoch import joined_pairs, visited
+from monitor.learning.epoch import epoch_examples, joined_pairs, visited
 from monitor.learning.features import Example, MentionExample, join
+from monitor.learning.recipe import Recipe, Tasks
 
 CLS, SEP, SEMICOLON = 101, 102, 7
 
@@ -35,6 +36,21 @@ def test_an_epoch_visits_each_source_as_often_as_the_recipe_says() -> None:
     assert sum(i < 100 for i in chosen) == 25
     assert sorted(chosen.count(i) for i in range(100, 110)) == [2] * 5 + [3] * 5
     assert visited(examples, {}, random.Random(1)) == list(range(110)), "without a word all are visited once"
+
+
+def test_an_epoch_leaves_out_rows_that_teach_no_task_of_the_recipe() -> None:
+    topical = Example(ids=[CLS, 1, SEP], source="topics", topic=3)
+    tagged = example(2, tags=[-100, 1, -100], source="tagged")
+    tagged.mentions[0].head = None
+    examples = [topical, tagged, example(3)]
+
+    def sources(**weights: float) -> list[str]:
+        return [e.source for e in epoch_examples(examples, Recipe(tasks=Tasks(**weights)), [], 0)]
+
+    assert sources() == ["sentfin", "tagged", "topics"]
+    assert sources(topic=0.0) == ["sentfin", "tagged"]
+    assert sources(topic=0.0, evidence=0.0) == ["sentfin"]
+    assert sources(topic=0.0, mention=0.0) == ["tagged"]
 
 
 def test_joined_pairs_mostly_have_different_fates() -> None:

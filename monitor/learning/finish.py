@@ -46,6 +46,7 @@ def finish_run(run: Path, rows: Sequence[LabelledRow]) -> Finished:
     from tokenizers import Tokenizer
 
     from exporters.network import load_run
+    from monitor.learning.epoch import teaches
     from monitor.learning.features import make_examples
     from monitor.learning.outputs import as_heads, gather_outputs, merge_outputs
     from monitor.learning.recipe import Recipe, head_for
@@ -68,7 +69,8 @@ def finish_run(run: Path, rows: Sequence[LabelledRow]) -> Finished:
         for source in sorted({row.source for row, at in zip(rows, sides, strict=True) if at == side}):
             chosen = [row for row, at in zip(rows, sides, strict=True) if at == side and row.source == source]
             examples = make_examples(chosen, tokenizer, recipe, topics=spec.topics, events=spec.events)
-            found[source] = gather_outputs(network, examples)
+            if told := [example for example in examples if teaches(example, recipe)]:
+                found[source] = gather_outputs(network, told)
     every = {side: merge_outputs(list(found.values())) for side, found in by_source.items()}
     outputs = {
         side: as_heads(found, document=spec.serve_document, mention=spec.serve_mention) for side, found in every.items()

@@ -131,6 +131,7 @@ class _Trainer:
             )
             for part in ("train", "valid")
         )
+        self.valid_set = [example for example in self.valid_set if teaches(example, recipe)]
         if not self.train_set or not self.valid_set:
             raise Fatal("too few rows: both the training and the validation split need some; give more data")
         if not any(teaches(example, recipe) for example in self.train_set):

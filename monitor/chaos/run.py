@@ -27,7 +27,7 @@ from monitor.alerting import load_rules
 from monitor.app import make_reader, topics_of
 from monitor.backtest import run_backtest
 from monitor.broker import EmbeddedBroker, free_port
-from monitor.chaos.load import endless, own_names
+from monitor.chaos.load import endless, opening, own_names
 from monitor.chaos.oracle import Findings, Told, judge
 from monitor.clock import Clock, SystemClock, to_rfc3339
 from monitor.delivery import WebhookSink
@@ -117,6 +117,8 @@ def run_chaos(
         )
         stack.callback(roles.stop)
         roles.wait_until_ready()
+        _open(kafka, settings)
+        clock.sleep(2 * settings.watch.idle_tick_s)
         started_s = clock.monotonic_s()
         halt = threading.Event()
         stack.callback(halt.set)
@@ -147,6 +149,14 @@ def run_chaos(
 def _processes(plan: ChaosPlan) -> list[str]:
     more = [f"{role}-{number}" for number in range(2, plan.processes + 1) for role in ("score", "watch")]
     return [*ROLES, *more]
+
+
+def _open(kafka: KafkaConfig, settings: Settings) -> None:
+    with closing(KafkaSink(kafka)) as producer:
+        for topic in (settings.kafka.topic_news, settings.kafka.topic_social):
+            for partition in range(topics_of(settings)[topic]):
+                producer.send(topic, key=None, value=opening(f"{topic}/{partition}"), partition=partition)
+        producer.flush()
 
 
 class _Load:

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from kafka.admin import KafkaAdminClient
 from kafka.errors import KafkaError
 
-from monitor.intake.kafka import KafkaConfig
+from monitor.chaos.load import opening
+from monitor.errors import Retryable
+from monitor.intake.kafka import KafkaConfig, KafkaSink
 from tests.kafka_broker import ApacheKafka
 from tests.postgres import PostgresServer
 from tests.proxy import Cut, FaultProxy
@@ -157,13 +159,16 @@ def add_partitions(broker: ApacheKafka, topics: Sequence[str], partitions_max: i
     config = KafkaConfig(bootstrap_servers=broker.bootstrap_servers)
     for attempt in range(5):
         try:
-            with closing(KafkaAdminClient(**config.client())) as admin:
+            with closing(KafkaAdminClient(**config.client())) as admin, closing(KafkaSink(config)) as sink:
                 for told in admin.describe_topics(list(topics)):
-                    count = len(told["partitions"])
+                    count, topic = len(told["partitions"]), told["name"]
                     if count < partitions_max:
-                        admin.create_partitions({told["name"]: count + 1})
+                        admin.create_partitions({topic: count + 1})
+                        # Our sender learns of it in minutes, so this is what it says first.
+                        sink.send(topic, key=None, value=opening(f"{topic}/{count}"), partition=count)
+                        sink.flush()
             return
-        except (KafkaError, OSError):
+        except (KafkaError, OSError, Retryable):
             if attempt == 4:
                 raise
             time.sleep(2.0)

@@ -541,7 +541,7 @@ def test_how_far_a_group_is_told_in_wall_time(config: KafkaConfig, topic: str) -
 
     def asked_at(now_ms: int) -> dict[str, int]:
         clock.advance((now_ms - clock.now_ms()) / 1000)
-        return dict(progress())
+        return dict(progress().settled)
 
     assert asked_at(2_000) == {f"{topic}/0": 2_000, f"{topic}/1": 2_000}, "nothing was ever sent"
     sink = KafkaSink(config)
@@ -570,7 +570,8 @@ def test_a_broker_that_is_away_lets_nobody_get_further() -> None:
         bootstrap_servers=f"127.0.0.1:{free_port()}", request_timeout_ms=1_000, bootstrap_timeout_ms=1_000
     )
     progress = GroupProgress(config, group="g", topics=["t"], clock=ManualClock(1_000))
-    assert progress() == {}
+    assert progress().settled == {}
+    assert progress().since_ms == 1_000
 
 
 def owned(sources: Sequence[KafkaSource], enough: Callable[[list[int]], bool], polls_max: int = 600) -> None:

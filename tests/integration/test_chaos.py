@@ -54,7 +54,7 @@ def told(mentions: str, *, raw: float = 1.0, alerts: str = "", letters: int = 0)
 def test_the_comparison_sees_every_kind_of_damage() -> None:
     """A judge that finds nothing must be one that could have found it."""
 
-    def findings(found: Told, *, outbox: str = "x", received: str = "x") -> dict[str, int]:
+    def findings(found: Told, *, outbox: str = "x", received: str = "x", late: int = 0) -> dict[str, int]:
         result = judge(
             told("ab", alerts="k", letters=1),
             found,
@@ -62,7 +62,7 @@ def test_the_comparison_sees_every_kind_of_damage() -> None:
             received=list(received),
             kills=1,
             documents=2,
-            late=0,
+            late=late,
             seconds=1.0,
         )
         sizes = {"kills", "documents", "mentions", "alerts", "deliveries", "seconds", "faults"}
@@ -73,6 +73,7 @@ def test_the_comparison_sees_every_kind_of_damage() -> None:
     whole = told("ab", alerts="k", letters=1)
     assert findings(whole) == {}
     assert findings(whole, received="xx") == {"redelivered": 1}
+    assert findings(whole, late=1) == {"late": 1}
     assert findings(whole, received="") == {"undelivered": 1}
     assert findings(told("a", alerts="k", letters=1)) == {"lost": 1}
     assert findings(told("abc", alerts="k", letters=1)) == {"duplicated": 1}

@@ -28,6 +28,7 @@ from kafka.errors import (
     KafkaError,
     LogTruncationError,
     OffsetOutOfRangeError,
+    RebalanceInProgressError,
     TopicAlreadyExistsError,
 )
 from kafka.partitioner.default import murmur2
@@ -36,7 +37,7 @@ from kafka.protocol.consumer.metadata import ConsumerProtocolAssignment
 from kafka.structs import OffsetAndMetadata, TopicPartition
 
 from monitor.clock import Clock, SystemClock
-from monitor.errors import Fatal, Retryable
+from monitor.errors import Fatal, NotNow, Retryable
 from monitor.intake.anchors import Anchor, Anchors, Hold, HoldReason, Refused
 from monitor.intake.membership import GroupView, Membership, MembershipPolicy, Step
 from monitor.intake.merge import EventTimeMerge
@@ -226,7 +227,7 @@ class KafkaSource:
             self._consumer.resume(*self._started)
 
     def commit(self, positions: Mapping[Partition, int]) -> None:
-        """Tell the group our next offsets, for partitions that are still ours."""
+        """Tell the group our next offsets, for partitions that are still ours. Raises NotNow while the group deals anew."""
         with self._lock:
             ours = {p: positions[p.topic, p.partition] for p in self._started if (p.topic, p.partition) in positions}
         if not ours:
@@ -235,6 +236,10 @@ class KafkaSource:
             self._consumer.commit({p: OffsetAndMetadata(offset, "", -1) for p, offset in ours.items()})
         except FencedInstanceIdError as err:
             raise self._replaced() from err
+        except RebalanceInProgressError as err:
+            raise NotNow(
+                f"kafka {self._config.bootstrap_servers}: commit: the group is dealing its partitions"
+            ) from err
         except KafkaError as err:
             raise Retryable(f"kafka {self._config.bootstrap_servers}: commit: {type(err).__name__}: {err}") from err
 

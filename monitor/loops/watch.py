@@ -305,7 +305,7 @@ class WatchLoop:
             self._metrics.count("watch_transitions_total", label=transition.change)
         for notice in outcome.notices:
             self._report(notice)
-        self._source.commit({partition: following})
+        self._tell_group(partition, following)
         if batch:
             log.debug("watch.batch", partition=partition[1], mentions=len(fresh), transitions=len(outcome.transitions))
         for transition in outcome.transitions:
@@ -428,7 +428,14 @@ class WatchLoop:
             transaction.note_intake(*partition, now_ms=self._clock.now_ms(), dead_letters=len(fresh))
         self.counts.dead_letters += len(fresh)
         self._metrics.count("watch_dead_letters_total", len(fresh))
-        self._source.commit({partition: following})
+        self._tell_group(partition, following)
+
+    def _tell_group(self, partition: Partition, following: int) -> None:
+        """For tools that show lag. Our offset is in the database, so nothing is to be undone if the group can't be told."""
+        try:
+            self._source.commit({partition: following})
+        except Retryable as err:
+            log.debug("watch.group_not_told", partition=f"{partition[0]}/{partition[1]}", error=str(err))
 
     def _idle(self) -> list[Partition]:
         """Partitions of ours in which event time must be moved on, because nobody speaks and nothing waits.

@@ -62,7 +62,7 @@ class FaultPlan:
     stall_s: tuple[float, float] = (5.0, 60.0)
     sleep_s: float = 12.0
     unread_s: float = 4.0
-    held_max_s: float = 300.0
+    held_max_s: float = 600.0
     partitions_max: int = 8
 
 

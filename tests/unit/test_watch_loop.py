@@ -57,6 +57,7 @@ class FakeSource:
     log: list[Raw] = field(default_factory=list)
     position: int = 0
     restarts: int = 0
+    mute: bool = False
     taken: list[tuple[str, int]] = field(default_factory=list)
 
     def add(self, *values: ScoredMention | bytes | None) -> None:
@@ -82,7 +83,8 @@ class FakeSource:
         self.position = place.next if place else 0
 
     def commit(self, positions: dict[tuple[str, int], int]) -> None:
-        pass
+        if self.mute:
+            raise Retryable("the group is dealing its partitions")
 
     def lag(self) -> dict[tuple[str, int], int]:
         return {PARTITION: len(self.log) - self.position}
@@ -176,6 +178,17 @@ def test_a_failed_transaction_is_as_if_it_had_never_been_tried(store: Store, fai
         pass
     assert source.restarts == failures
     assert written(store) == (10, 10, 7), "the same as without a failure"
+
+
+def test_a_group_that_cannot_be_told_undoes_nothing(store: Store) -> None:
+    """The offset that counts is in the database."""
+    loop, source, _ = build(store, batch_mentions_max=4)
+    source.mute = True
+    source.add(*(mention(n) for n in range(10)))
+    while loop.turn():
+        pass
+    assert source.restarts == 0
+    assert written(store) == (10, 10, 7)
 
 
 def test_a_zombie_is_fenced_and_goes_on_from_what_the_other_wrote(store: Store) -> None:

@@ -75,6 +75,7 @@ class Faults:
         self._mending: threading.Thread | None = None
         self._failure: BaseException | None = None
         self.expired: list[bytes] = []
+        self.accepted = 0
 
     def __call__(self, kill: int, pids: Mapping[str, int]) -> str | None:
         if kill % self._plan.every or (self._mending is not None and self._mending.is_alive()):
@@ -162,7 +163,7 @@ class Faults:
                 _signal_all(scores, signal.SIGCONT)
             if gone is not None:
                 self.expired += gone.values
-                operator.frees(gone, ports, within_s=self._plan.held_max_s)
+                self.accepted += operator.frees(gone, ports, within_s=self._plan.held_max_s)
 
         return mend
 

@@ -63,14 +63,17 @@ class Operator:
             admin.delete_records({place: cut})
             return Gone(topic=place.topic, partition=place.partition, cut=cut, values=values)
 
-    def frees(self, gone: Gone, ports: Sequence[int], *, within_s: float) -> None:
-        """Wait until it is held, said by /readyz and told to receivers; then accept it, and wait until it goes on."""
+    def frees(self, gone: Gone, ports: Sequence[int], *, within_s: float) -> bool:
+        """Wait until it is held, said by /readyz and told to receivers; then accept it, and wait until it goes on.
+
+        False: it was never held, for somebody came back and committed what lay before the cut.
+        """
         give_up_s = time.monotonic() + within_s
         with closing(Store.open(self._settings.database.url)) as store:
             while not self._is_told(store, gone, ports):
                 assert time.monotonic() < give_up_s, f"{gone.topic}/{gone.partition} expired, and nobody says so"
                 if self._was_read(gone):
-                    return  # somebody came back in between and was quick enough
+                    return False
                 time.sleep(0.5)
             command = ["offsets", "accept", gone.topic, "--partition", str(gone.partition), "--config", str(CONFIG)]
             subprocess.run(
@@ -82,6 +85,7 @@ class Operator:
             while not self._was_read(gone):
                 assert time.monotonic() < give_up_s, f"{gone.topic}/{gone.partition} was accepted and does not go on"
                 time.sleep(0.5)
+            return True
 
     def _is_told(self, store: Store, gone: Gone, ports: Sequence[int]) -> bool:
         held = self._refusal(store, gone)

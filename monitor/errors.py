@@ -36,5 +36,9 @@ class Fatal(TapewatchError):
         self.faults = faults or (message,)
 
 
+class NotNow(Retryable):
+    """Nothing is wrong with what was done: only this must be said again a little later."""
+
+
 class Fenced(Retryable):
     """Another process owns this partition now: drop what is in flight, write nothing."""

@@ -32,6 +32,19 @@ class Place(Record, frozen=True, kw_only=True):
         return f"{self.topic}/{self.partition}@{self.offset}"
 
 
+class Progress(Record, frozen=True, kw_only=True):
+    """How far `score` is in the raw topics. Times in milliseconds of the monotonic clock.
+
+    `settled`: raw partition ("news/2") → until when all that was sent to it is worked off, 0 while that is not known.
+    `spoken`: those that hold or held a message. `since_ms`: from when on the broker has answered without a break; while it
+    does not answer, that is now.
+    """
+
+    settled: Mapping[str, int] = {}
+    spoken: frozenset[str] = frozenset()
+    since_ms: int = 0
+
+
 class Document(Record, frozen=True, kw_only=True):
     """One decoded message of topic `news` or `social`. `id` is unique per source."""
 

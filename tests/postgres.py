@@ -18,9 +18,7 @@ class PostgresServer:
         self.folder, self.port = folder, free_port()
         self._bin = _binaries()
         self._user = "postgres" if os.geteuid() == 0 else None
-        if self._user:
-            record = pwd.getpwnam(self._user)
-            os.chown(folder, record.pw_uid, record.pw_gid)
+        self._give(folder)
         self._run("initdb", "-D", str(folder / "data"), "-U", "tapewatch", "-A", "trust", "--no-sync")
 
     def url(self, database: str = "postgres", *, port: int | None = None) -> str:
@@ -29,8 +27,20 @@ class PostgresServer:
 
     def create(self, database: str) -> str:
         """A fresh database; returns its URL."""
-        self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "tapewatch", database)
+        self._ask("createdb", database)
         return self.url(database)
+
+    def create_on(self, disk: Path, database: str) -> str:
+        """A fresh database all of whose tables lie in this folder; returns its URL."""
+        self._give(disk)
+        self._ask("psql", "-c", f"CREATE TABLESPACE {database} LOCATION '{disk}'", "postgres")
+        self._ask("createdb", "-D", database, database)
+        return self.url(database)
+
+    def drop_from(self, database: str) -> None:
+        """Undo `create_on`, however far it got; the folder is empty then."""
+        self._ask("dropdb", "--force", "--if-exists", database)
+        self._ask("psql", "-c", f"DROP TABLESPACE IF EXISTS {database}", "postgres")
 
     def start(self) -> PostgresServer:
         options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off"
@@ -44,6 +54,14 @@ class PostgresServer:
 
     def stop(self) -> None:
         self._run("pg_ctl", "-D", str(self.folder / "data"), "-m", "fast", "-w", "stop")
+
+    def _give(self, folder: Path) -> None:
+        if self._user:
+            record = pwd.getpwnam(self._user)
+            os.chown(folder, record.pw_uid, record.pw_gid)
+
+    def _ask(self, program: str, *arguments: str) -> None:
+        self._run(program, "-h", "127.0.0.1", "-p", str(self.port), "-U", "tapewatch", *arguments)
 
     def _run(self, program: str, *arguments: str) -> None:
         command = [str(self._bin / program), *arguments]

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from monitor.clock import to_rfc3339
 from monitor.demo.stream import DemoMessage, demo_messages
 
 START_MS = 1_780_272_000_000  # 2026-06-01: the stream's own calendar
@@ -27,6 +28,18 @@ def endless(seed: int) -> Iterator[DemoMessage]:
                 kind=message.kind,
             )
         number += 1
+
+
+def opening(partition: str) -> bytes:
+    """A document that names no company. Event time runs a thousand times faster here than any clock: that a partition
+    speaks must be known before it says something that counts."""
+    told = {
+        "id": f"opening-{partition}",
+        "source": "load",
+        "published_at": to_rfc3339(START_MS),
+        "title": "Good morning",
+    }
+    return msgspec.json.encode(told)
 
 
 def own_names(what: str) -> dict[str, str]:

@@ -27,7 +27,10 @@ class Told:
 
 
 class Findings(Record, frozen=True, kw_only=True):
-    """What `tapewatch chaos --json` prints. All but the sizes, `redelivered` and `faults` (made on purpose) must be 0."""
+    """What `tapewatch chaos --json` prints. All but the sizes, `redelivered` and `faults` (made on purpose) must be 0.
+
+    `late`: mentions that came too late for their bucket. Undisturbed none does, for every partition is in order of time.
+    """
 
     kills: int
     documents: int
@@ -60,6 +63,7 @@ class Findings(Record, frozen=True, kw_only=True):
                 self.alerts_missing,
                 self.alerts_extra,
                 self.undelivered,
+                self.late,
             )
         )
 

@@ -1,7 +1,8 @@
 """The run itself: real roles as processes, a real broker and database, a stream that does not wait, and SIGKILL.
 
 `disturb` is called before each kill with the running processes: tests use it to kill the broker or to cut the database
-off as well, and it says what it did; `mended` returns when all of that works again.
+off as well, and it says what it did; `mended` returns when all of that works again. `expired` tells which messages the
+broker threw away, maybe before they were read: they may be missing, and nothing else may.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import signal
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -27,7 +28,7 @@ from monitor.alerting import load_rules
 from monitor.app import make_reader, topics_of
 from monitor.backtest import run_backtest
 from monitor.broker import EmbeddedBroker, free_port
-from monitor.chaos.load import endless, own_names
+from monitor.chaos.load import endless, opening, own_names
 from monitor.chaos.oracle import Findings, Told, judge
 from monitor.clock import Clock, SystemClock, to_rfc3339
 from monitor.delivery import WebhookSink
@@ -77,6 +78,7 @@ def run_chaos(
     database_url: str | None = None,
     disturb: Disturb = lambda _kill, _pids: None,
     mended: Callable[[], object] = lambda: None,
+    expired: Callable[[], Sequence[bytes]] = tuple,
     environment: Mapping[str, str] | None = None,
     say: Callable[[str], object] = lambda _text: None,
     clock: Clock | None = None,
@@ -117,6 +119,8 @@ def run_chaos(
         )
         stack.callback(roles.stop)
         roles.wait_until_ready()
+        _open(kafka, settings)
+        clock.sleep(2 * settings.watch.idle_tick_s)
         started_s = clock.monotonic_s()
         halt = threading.Event()
         stack.callback(halt.set)
@@ -126,11 +130,12 @@ def run_chaos(
         kills, faults = _kill(roles, plan, rng, disturb, clock)
         mended()
         load.finish()
-        wanted_mentions, wanted_letters = _expected(settings, load.sent)
-        say(f"{kills} kills, {len(load.sent)} documents; waiting for {len(wanted_mentions)} mentions")
-        _wait(store, len(wanted_mentions), len(wanted_letters), plan, clock, roles)
+        expectation = _expected(settings, load.sent, frozenset(expired()))
+        must = expectation.mentions - expectation.spared
+        say(f"{kills} kills, {len(load.sent)} documents; waiting for {len(must)} mentions")
+        _wait(store, must, expectation, plan, clock, roles)
         roles.stop()
-        wanted, found, late = _compare(settings, store, wanted_mentions, wanted_letters, load.sent)
+        wanted, found, late = _compare(settings, store, expectation)
         return judge(
             wanted,
             found,
@@ -147,6 +152,14 @@ def run_chaos(
 def _processes(plan: ChaosPlan) -> list[str]:
     more = [f"{role}-{number}" for number in range(2, plan.processes + 1) for role in ("score", "watch")]
     return [*ROLES, *more]
+
+
+def _open(kafka: KafkaConfig, settings: Settings) -> None:
+    with closing(KafkaSink(kafka)) as producer:
+        for topic in (settings.kafka.topic_news, settings.kafka.topic_social):
+            for partition in range(topics_of(settings)[topic]):
+                producer.send(topic, key=None, value=opening(f"{topic}/{partition}"), partition=partition)
+        producer.flush()
 
 
 class _Load:
@@ -238,33 +251,57 @@ def _kill(
     return kills, dict(sorted(faults.items()))
 
 
-def _expected(settings: Settings, sent: Sequence[_Sent]) -> tuple[frozenset[str], list[_Sent]]:
-    """Which mentions and which dead letters the sent messages hold."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Expected:
+    """Which mentions and which dead letters (by their keys) the sent messages hold; the spared ones may be missing."""
+
+    mentions: frozenset[str]
+    letters: frozenset[str]
+    spared: frozenset[str]
+    letters_spared: frozenset[str]
+
+
+def _expected(settings: Settings, sent: Sequence[_Sent], expired: Collection[bytes]) -> _Expected:
     reader = make_reader(settings, load_watchlist(settings.watchlist.path))
     mentions: set[str] = set()
-    letters = []
+    spared: set[str] = set()
+    letters: set[str] = set()
+    letters_spared: set[str] = set()
     for message in sent:
+        gone = message.value in expired
         try:
             document, entities = reader.read(message)
         except Rejectable:
-            letters.append(message)
+            letters.add(str(message.key))
+            if gone:
+                letters_spared.add(str(message.key))
             continue
-        mentions.update(mention_id(document.key, entity.entity) for entity in entities)
-    return frozenset(mentions), letters
+        ids = {mention_id(document.key, entity.entity) for entity in entities}
+        mentions |= ids
+        if gone:
+            spared |= ids
+    return _Expected(
+        mentions=frozenset(mentions),
+        letters=frozenset(letters),
+        spared=frozenset(spared),
+        letters_spared=frozenset(letters_spared),
+    )
 
 
-def _wait(store: Store, mentions: int, letters: int, plan: ChaosPlan, clock: Clock, roles: Roles) -> None:
+def _wait(store: Store, must: frozenset[str], expected: _Expected, plan: ChaosPlan, clock: Clock, roles: Roles) -> None:
     """Until everything has arrived and is delivered, or nothing moves any more: then the comparison says what is missing."""
     last, since_s = (-1, -1, -1), clock.monotonic_s()
+    letters = len(expected.letters - expected.letters_spared)
     while clock.monotonic_s() - since_s < plan.still_s:
         roles.check()
         try:
             counts, pending = store.counts(), store.oldest_pending_ms()
+            there = counts.mentions >= len(must) and (not expected.spared or must <= store.known_mentions(must))
         except Retryable as err:
             log.warning("chaos.database_waits", error=str(err))
             clock.sleep(1.0)
             continue
-        if counts.mentions >= mentions and counts.dead_letters >= letters and pending is None:
+        if there and counts.dead_letters >= letters and pending is None:
             clock.sleep(3.0)  # what is on its way twice gets time to arrive
             return
         now = (counts.mentions, counts.dead_letters, counts.alerts)
@@ -274,9 +311,7 @@ def _wait(store: Store, mentions: int, letters: int, plan: ChaosPlan, clock: Clo
         clock.sleep(0.5)
 
 
-def _compare(
-    settings: Settings, store: Store, mentions: frozenset[str], letters: Sequence[_Sent], sent: Sequence[_Sent]
-) -> tuple[Told, Told, int]:
+def _compare(settings: Settings, store: Store, expected: _Expected) -> tuple[Told, Told, int]:
     """Both sides, up to where event time has come in each partition."""
     rules = load_rules(settings.rules.path)
     stored, folded_ms = [], []
@@ -306,19 +341,20 @@ def _compare(
         for row in store.buckets(entity)
         if row.start_ms < until_ms
     }
-    known = store.known_mentions(mentions)
+    known = store.known_mentions(expected.mentions)
+    found_letters = frozenset(str(stored.letter.key) for stored in store.dead_letters(limit=1_000_000))
     extra = store.counts().mentions - len(known)
     keys = frozenset(known) | {f"extra {number}" for number in range(extra)}
     until = to_rfc3339(until_ms)
     wanted = Told(
-        mentions=mentions,
-        dead_letters=frozenset(str(letter.key) for letter in letters),
+        mentions=expected.mentions - (expected.spared - known),
+        dead_letters=expected.letters - (expected.letters_spared - found_letters),
         buckets=wanted_buckets,
         alerts=frozenset(a.id for a in undisturbed.alerts if a.opened_at < until),
     )
     found = Told(
         mentions=keys,
-        dead_letters=frozenset(str(stored.letter.key) for stored in store.dead_letters(limit=1_000_000)),
+        dead_letters=found_letters,
         buckets=found_buckets,
         alerts=frozenset(a.id for a in store.alerts(limit=1_000_000) if a.opened_at < until),
     )

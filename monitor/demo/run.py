@@ -210,7 +210,7 @@ def _spawn_with(environ: Mapping[str, str], command: Sequence[str], extra: Mappi
 def _is_ready(port: int) -> bool:
     try:
         url = f"http://127.0.0.1:{port}/readyz"
-        with urllib.request.urlopen(url, timeout=1) as answer:  # our own role on loopback  # nosec B310
+        with urllib.request.urlopen(url, timeout=5) as answer:  # our own role on loopback  # nosec B310
             return bool(answer.status == 200)
     except OSError:
         return False

@@ -28,15 +28,16 @@ from kafka.errors import (
     KafkaError,
     LogTruncationError,
     OffsetOutOfRangeError,
+    RebalanceInProgressError,
     TopicAlreadyExistsError,
 )
 from kafka.partitioner.default import murmur2
 from kafka.protocol.admin import DescribeGroupsRequest
 from kafka.protocol.consumer.metadata import ConsumerProtocolAssignment
-from kafka.structs import OffsetAndMetadata, TopicPartition
+from kafka.structs import MemberState, OffsetAndMetadata, TopicPartition
 
 from monitor.clock import Clock, SystemClock
-from monitor.errors import Fatal, Retryable
+from monitor.errors import Fatal, NotNow, Retryable
 from monitor.intake.anchors import Anchor, Anchors, Hold, HoldReason, Refused
 from monitor.intake.membership import GroupView, Membership, MembershipPolicy, Step
 from monitor.intake.merge import EventTimeMerge
@@ -226,7 +227,7 @@ class KafkaSource:
             self._consumer.resume(*self._started)
 
     def commit(self, positions: Mapping[Partition, int]) -> None:
-        """Tell the group our next offsets, for partitions that are still ours."""
+        """Tell the group our next offsets, for partitions that are still ours. Raises NotNow while the group deals anew."""
         with self._lock:
             ours = {p: positions[p.topic, p.partition] for p in self._started if (p.topic, p.partition) in positions}
         if not ours:
@@ -235,6 +236,10 @@ class KafkaSource:
             self._consumer.commit({p: OffsetAndMetadata(offset, "", -1) for p, offset in ours.items()})
         except FencedInstanceIdError as err:
             raise self._replaced() from err
+        except RebalanceInProgressError as err:
+            raise NotNow(
+                f"kafka {self._config.bootstrap_servers}: commit: the group is dealing its partitions"
+            ) from err
         except KafkaError as err:
             raise Retryable(f"kafka {self._config.bootstrap_servers}: commit: {type(err).__name__}: {err}") from err
 
@@ -291,6 +296,7 @@ class KafkaSource:
             ),
             config,
         )
+        _take_finished_joins(consumer._coordinator)
         assignor.owned = consumer._subscription.assigned_partitions
         listener = _Listener(self, consumer)
         consumer.subscribe(topics=self._topics, listener=listener)
@@ -839,6 +845,27 @@ def _finish_join(consumer: Any) -> None:
     coordinator = consumer._coordinator
     if coordinator._join_task is not None and not coordinator.rejoin_needed:
         coordinator.request_rejoin()
+
+
+def _take_finished_joins(coordinator: Any) -> None:
+    """Work around kafka-python 3.0.12: a join that ends between two polls is thrown away and begun anew, which disturbs the
+    whole group. Whoever works between short polls could join for minutes; what ended is taken instead, as within a poll."""
+    join = coordinator.join_group_async
+
+    async def take_or_join(timeout_ms: float | None = None) -> Any:
+        finished = coordinator._join_task
+        if finished is None or not finished.succeeded():
+            return await join(timeout_ms=timeout_ms)
+        coordinator._join_task = None
+        with coordinator._lock:
+            coordinator.rejoining = coordinator.rejoin_needed = False
+            coordinator.state = MemberState.STABLE
+            coordinator._enable_heartbeat()
+        given = coordinator._generation
+        await coordinator._on_join_complete_async(given.generation_id, given.member_id, given.protocol, finished.value)
+        return True
+
+    coordinator.join_group_async = take_or_join
 
 
 def _is_fenced(consumer: Any) -> bool:

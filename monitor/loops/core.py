@@ -351,9 +351,13 @@ class PartitionCore:
         """How many entities somebody spoke of within a day, or that have an alert: only these are held unpacked."""
         return len(self._entities)
 
-    def settle(self, settled: Mapping[str, int]) -> None:
+    def expect(self, origins: Collection[str]) -> None:
+        """See `Watermark.expect`."""
+        self._watermark.expect(origins)
+
+    def settle(self, settled: Mapping[str, int], *, since_ms: int = 0) -> None:
         """See `Watermark.settle`."""
-        self._watermark.settle(settled)
+        self._watermark.settle(settled, since_ms=since_ms)
 
     def take(self, mention: ScoredMention, *, origin: str, now_ms: int | None, steady_ms: int | None = None) -> Fate:
         """Accept one mention; it waits until the watermark has passed. `now_ms` None: a history, nobody is idle or early.

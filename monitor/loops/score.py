@@ -18,7 +18,7 @@ import msgspec
 import structlog
 
 from monitor.clock import Clock
-from monitor.errors import Rejectable, Retryable
+from monitor.errors import NotNow, Rejectable, Retryable
 from monitor.loops.attempts import AttemptGuard
 from monitor.loops.lag import LagGauge
 from monitor.loops.offsets import OffsetTracker, Partition
@@ -399,7 +399,10 @@ class ScoreLoop:
         if not positions:
             return
         self._sink.flush()
-        self._source.commit(positions)
+        try:
+            self._source.commit(positions)
+        except NotNow:
+            return  # what is ours stays ours meanwhile: nothing need be scored again
         self._offsets.committed(positions)
         if self._attempts:
             self._attempts.committed(positions)

@@ -23,7 +23,7 @@ from monitor.loops.core import Fate, Outcome, PartitionCore
 from monitor.loops.lag import LagGauge
 from monitor.loops.offsets import Partition
 from monitor.loops.score import Message
-from monitor.records import DeadLetter, Notice, ScoredMention
+from monitor.records import DeadLetter, Notice, Progress, ScoredMention
 from monitor.store import WatchTransaction
 from monitor.telemetry import Metrics
 
@@ -123,11 +123,16 @@ class WatchCounts:
 
 @dataclass(slots=True, kw_only=True)
 class _Owned:
-    """A partition that is ours: its core and the offset that the database holds for it (None: none yet)."""
+    """A partition that is ours: its core and the offset that the database holds for it (None: none yet).
+
+    `known` is what score told that holds here; `asked` what it told last, and which offset must be reached before it does.
+    """
 
     core: PartitionCore
     stored: int | None
     active_s: float
+    known: Progress | None = None
+    asked: tuple[Progress, int] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,16 +164,17 @@ class WatchLoop:
         policy: WatchLoopPolicy,
         seen: Callable[[str], None] = lambda _beat: None,
         metrics: Metrics | None = None,
-        upstream: Callable[[], Mapping[str, int]] | None = None,
+        upstream: Callable[[], Progress] | None = None,
         trouble: Callable[[str | None], None] = lambda _what: None,
     ) -> None:
-        """`upstream`: raw partition → wall time (ms) until which all its mentions are in our topic; see `_idle`."""
+        """`upstream`: until when all mentions of the raw partitions are in our topic; see `_hear`."""
         self._source, self._store, self._cores = source, store, cores
         self._paging, self._watchkeeping, self._topic = paging, watchkeeping, topic_mentions
         self._clock, self._policy, self._seen = clock, policy, seen
         self._metrics = metrics or Metrics()
         self._upstream, self._trouble = upstream, trouble
-        self._settled: Mapping[str, int] = {}
+        self._progress: Progress | None = None
+        self._heard: Progress | None = None
         self._purge_at_s = 0.0
         self._steps = WallSteps(clock)
         self._lag = LagGauge(clock, self._metrics)
@@ -184,18 +190,19 @@ class WatchLoop:
         messages = self._source.poll(self._policy.batch_mentions_max, self._policy.poll_ms)
         self._seen("poll")
         if self._upstream is not None:
-            self._settled = self._upstream()
+            self._progress = self._upstream()
         batches: dict[Partition, list[Message]] = {}
         for message in messages:
             batches.setdefault((message.place.topic, message.place.partition), []).append(message)
         failures = [failure for partition, batch in batches.items() if (failure := self._attempt(partition, batch))]
+        self._hear()
         failures += [failure for partition in self._idle() if (failure := self._attempt(partition, []))]
         if failures:
             raise failures[0]
         if self._paging is not None:
             self._paging.turn(hurry=self.counts.transitions > stepped)
         if self._watchkeeping is not None:
-            self._watchkeeping.turn(self._source.lag, self._settled if self._upstream is not None else None)
+            self._watchkeeping.turn(self._source.lag, self._progress.settled if self._progress else None)
         self._purge()
         self._lag.measure(self._source.lag)
         return len(messages)
@@ -256,13 +263,14 @@ class WatchLoop:
                 return
         now_ms, steady_ms = self._steps.latest_ms(), round(1000 * self._clock.monotonic_s())
         fresh, letters = self._gather(batch)
-        owned.core.settle(self._settled)
+        if self._progress is not None:
+            owned.core.expect(self._progress.spoken)
         fates = {
             m.id: owned.core.take(m, origin=_header(message, ORIGIN_HEADER), now_ms=now_ms, steady_ms=steady_ms)
             for m, message in fresh
         }
         engines = [_header(message, ENGINE_HEADER) for _, message in fresh]
-        silent_until_ms = self._silent_until_ms(steady_ms)
+        silent_until_ms = self._silent_until_ms(owned, steady_ms)
         if batch:
             outcome = owned.core.advance()
         elif silent_until_ms:
@@ -297,7 +305,7 @@ class WatchLoop:
             self._metrics.count("watch_transitions_total", label=transition.change)
         for notice in outcome.notices:
             self._report(notice)
-        self._source.commit({partition: following})
+        self._tell_group(partition, following)
         if batch:
             log.debug("watch.batch", partition=partition[1], mentions=len(fresh), transitions=len(outcome.transitions))
         for transition in outcome.transitions:
@@ -420,7 +428,14 @@ class WatchLoop:
             transaction.note_intake(*partition, now_ms=self._clock.now_ms(), dead_letters=len(fresh))
         self.counts.dead_letters += len(fresh)
         self._metrics.count("watch_dead_letters_total", len(fresh))
-        self._source.commit({partition: following})
+        self._tell_group(partition, following)
+
+    def _tell_group(self, partition: Partition, following: int) -> None:
+        """For tools that show lag. Our offset is in the database, so nothing is to be undone if the group can't be told."""
+        try:
+            self._source.commit({partition: following})
+        except Retryable as err:
+            log.debug("watch.group_not_told", partition=f"{partition[0]}/{partition[1]}", error=str(err))
 
     def _idle(self) -> list[Partition]:
         """Partitions of ours in which event time must be moved on, because nobody speaks and nothing waits.
@@ -437,9 +452,29 @@ class WatchLoop:
         lag = self._source.lag()
         return [partition for partition in quiet if lag.get(partition, 1) <= 0]
 
-    def _silent_until_ms(self, steady_ms: int) -> int:
+    def _hear(self) -> None:
+        """What score told of its progress holds for a partition of ours once all that lay before us then is read: what is
+        unread is no silence either."""
+        progress = self._progress
+        if progress is not None and progress is not self._heard:
+            lag = self._source.lag()
+            for partition, owned in self._owned.items():
+                behind = lag.get(partition)
+                if behind is not None and behind <= 0:
+                    owned.asked = progress, 0
+                elif behind is not None and owned.asked is None and owned.stored is not None:
+                    owned.asked = progress, owned.stored + behind
+            self._heard = progress
+        for owned in self._owned.values():
+            if owned.asked is not None and (owned.stored or 0) >= owned.asked[1]:
+                owned.known, owned.asked = owned.asked[0], None
+                owned.core.settle(owned.known.settled, since_ms=owned.known.since_ms)
+
+    def _silent_until_ms(self, owned: _Owned, steady_ms: int) -> int:
         """Silence counts only as far as every raw partition has been judged; 0 while that is not known."""
-        return min(self._settled.values(), default=steady_ms if self._upstream is None else 0)
+        if self._upstream is None:
+            return steady_ms
+        return min(owned.known.settled.values(), default=0) if owned.known is not None else 0
 
 
 def decode_mention(message: Message) -> ScoredMention:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -63,11 +64,12 @@ def _handler(routes: dict[str, Callable[[], tuple[int, str, bytes]]]) -> type[Ba
         def do_GET(self) -> None:
             route = routes.get(self.path.split("?")[0])
             status, kind, body = route() if route else (404, "text/plain", b"/metrics /healthz /readyz\n")
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+            with suppress(ConnectionError):  # who asked did not wait for the answer: no news either
+                self.send_response(status)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
 
         def log_message(self, *_args: Any) -> None:
             """Scrapes are not news."""

@@ -7,11 +7,14 @@
 Pure: `now_ms` is an argument. Event time never jumps to the wall clock: when every origin is idle it flows on at the
 speed of a clock from where it stood, so that a history replayed today stays in its own year. That clock is one that
 nobody can set: an hour's correction of the wall clock must not make an hour of messages late.
+
+Who is idle must have been heard to be silent. A backlog before `score`, one before us, a broker that was away, an origin
+of which nothing has reached us yet: none of them is silence, see `settle` and `expect`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -35,7 +38,7 @@ class WatermarkPolicy:
 
 @dataclass(slots=True)
 class _Origin:
-    newest_ms: int
+    newest_ms: int | None  # None: it is expected, nothing was heard of it yet
     seen_at_ms: int | None
 
 
@@ -55,7 +58,8 @@ class Watermark:
         self._policy = policy
         self._origins = {name: _Origin(at_ms, None) for name, at_ms in newest_ms.items()}
         self._value_ms = restored_ms
-        self._settled: Mapping[str, int] = {}
+        self._settled: dict[str, int] = {}
+        self._since_ms = 0
 
     @property
     def value_ms(self) -> int | None:
@@ -65,14 +69,24 @@ class Watermark:
     @property
     def newest_ms(self) -> dict[str, int]:
         """The newest event of each origin: with `value_ms` all that a restart needs."""
-        return {name: origin.newest_ms for name, origin in sorted(self._origins.items())}
+        known = [(name, origin.newest_ms) for name, origin in sorted(self._origins.items())]
+        return {name: newest_ms for name, newest_ms in known if newest_ms is not None}
 
-    def settle(self, settled: Mapping[str, int]) -> None:
+    def expect(self, origins: Iterable[str]) -> None:
+        """These have something to say, heard or not: they hold the others until they speak, or are idle by what `settle` tells."""
+        for name in origins:
+            if name not in self._settled:
+                self._settled[name] = 0
+                self._origins.setdefault(name, _Origin(None, None))
+
+    def settle(self, settled: Mapping[str, int], *, since_ms: int = 0) -> None:
         """Until when (by the steady clock) all that was sent to each origin has arrived: only silence before that is silence.
 
         Without it a backlog in front of us would look like an idle origin. Origins that are not named are taken at `steady_ms`.
+        Nor is it silence when nobody could speak: `since_ms` is from when on the broker has been there.
         """
-        self._settled = settled
+        self._settled |= settled
+        self._since_ms = since_ms
 
     def observe(
         self,
@@ -101,7 +115,7 @@ class Watermark:
         late = value_ms is not None and event_ms < value_ms - value_ms % floor_ms
         # A source whose clock is ahead must not make those that keep time late: nothing is newer than now.
         newest_ms = event_ms if now_ms is None else min(event_ms, now_ms)
-        if newest_ms >= state.newest_ms:
+        if state.newest_ms is None or newest_ms >= state.newest_ms:
             state.newest_ms = newest_ms
             self._advance(idle=self._idle(steady_ms) if steady_ms is not None else ())
         return Arrival.LATE if late else Arrival.ON_TIME
@@ -119,8 +133,8 @@ class Watermark:
 
     def finish(self) -> int | None:
         """The end of a file: the newest event is the last, nothing is waited for."""
-        if self._origins:
-            self._raise_to(max(origin.newest_ms for origin in self._origins.values()))
+        if newest := self.newest_ms:
+            self._raise_to(max(newest.values()))
         return self._value_ms
 
     def _idle(self, steady_ms: int) -> list[str]:
@@ -128,18 +142,27 @@ class Watermark:
         for name, origin in self._origins.items():
             if origin.seen_at_ms is None:
                 origin.seen_at_ms = steady_ms
-            if min(steady_ms, self._settled.get(name, steady_ms)) - origin.seen_at_ms >= self._policy.idle_after_ms:
+            until_ms, since_ms = (
+                min(steady_ms, self._settled.get(name, steady_ms)),
+                max(origin.seen_at_ms, self._since_ms),
+            )
+            if until_ms - since_ms >= self._policy.idle_after_ms:
                 idle.append(name)
         return idle
 
     def _advance(self, *, idle: Collection[str]) -> None:
-        newest = [origin.newest_ms for name, origin in self._origins.items() if name not in idle]
-        if newest:
-            self._raise_to(min(newest) - self._policy.lateness_ms)
+        active = [origin.newest_ms for name, origin in self._origins.items() if name not in idle]
+        heard = [newest_ms for newest_ms in active if newest_ms is not None]
+        if heard and len(heard) == len(active):
+            self._raise_to(min(heard) - self._policy.lateness_ms)
 
     def _flow(self, steady_ms: int) -> None:
         """Nobody speaks: from the newest event on, event time passes as ours does."""
-        reached = [o.newest_ms + steady_ms - o.seen_at_ms for o in self._origins.values() if o.seen_at_ms is not None]
+        reached = [
+            origin.newest_ms + max(0, steady_ms - max(origin.seen_at_ms, self._since_ms))
+            for origin in self._origins.values()
+            if origin.newest_ms is not None and origin.seen_at_ms is not None
+        ]
         if reached:
             self._raise_to(max(reached) - self._policy.lateness_ms)
 

@@ -16,6 +16,7 @@ import msgspec
 
 from monitor.chaos import ChaosPlan, run_chaos
 from monitor.chaos.load import own_names
+from monitor.demo.run import role_environment
 from monitor.telemetry import configure_logs
 from tests.chaos.faults import KINDS, FaultPlan, Faults, World
 from tests.kafka_broker import ApacheKafka
@@ -61,6 +62,7 @@ def main() -> int:
             database_url=world.database.url("chaos", port=world.database_proxy.port),
             disturb=faults,
             mended=faults.finish,
+            expired=lambda: faults.expired,
             environment=names | {"TAPEWATCH_KAFKA__PARTITIONS": "4"},
             say=lambda text: sys.stderr.write(text + "\n"),
         )
@@ -92,6 +94,12 @@ def start_world(stack: ExitStack) -> tuple[World, dict[str, str]]:
         database=database,
         database_proxy=database_proxy,
         topics=lambda: raw,
+        environ={
+            **role_environment(broker.bootstrap_servers, database.url("chaos"), {}),
+            **names,
+            "TAPEWATCH_SINK_URL": "http://127.0.0.1:9/",
+            "TAPEWATCH_SINK_SECRET": "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3",
+        },
     ), names
 
 

@@ -10,11 +10,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from kafka.admin import KafkaAdminClient
 from kafka.errors import KafkaError
 
-from monitor.intake.kafka import KafkaConfig
+from monitor.chaos.load import opening
+from monitor.errors import Retryable
+from monitor.intake.kafka import KafkaConfig, KafkaSink
+from tests.chaos.operator import Operator
 from tests.kafka_broker import ApacheKafka
 from tests.postgres import PostgresServer
 from tests.proxy import Cut, FaultProxy
@@ -31,6 +35,7 @@ KINDS = (
     "database_connections_half_open",
     "commits_cut",
     "partitions_added",
+    "messages_expired",
     "process_stalled",
 )
 
@@ -44,6 +49,7 @@ class World:
     database: PostgresServer
     database_proxy: FaultProxy
     topics: Callable[[], Sequence[str]]
+    environ: Mapping[str, str]  # of an operator, who reaches both directly
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +61,8 @@ class FaultPlan:
     away_s: float = 60.0
     stall_s: tuple[float, float] = (5.0, 60.0)
     sleep_s: float = 12.0
+    unread_s: float = 4.0
+    held_max_s: float = 600.0
     partitions_max: int = 8
 
 
@@ -66,6 +74,8 @@ class Faults:
         self._order: list[str] = []
         self._mending: threading.Thread | None = None
         self._failure: BaseException | None = None
+        self.expired: list[bytes] = []
+        self.accepted = 0
 
     def __call__(self, kill: int, pids: Mapping[str, int]) -> str | None:
         if kill % self._plan.every or (self._mending is not None and self._mending.is_alive()):
@@ -138,6 +148,25 @@ class Faults:
     def _partitions_added(self, _pids: Mapping[str, int]) -> Callable[[], object]:
         return lambda: add_partitions(self._world.broker, self._world.topics(), self._plan.partitions_max)
 
+    def _messages_expired(self, pids: Mapping[str, int]) -> Callable[[], object]:
+        """Retention goes over what a stopped consumer has not read: held, said, and freed by an operator's word alone."""
+        scores = [pid for name, pid in sorted(pids.items()) if name.startswith("score")]
+        ports = [port for pid in scores if (port := _port_of(pid)) is not None]
+        _signal_all(scores, signal.SIGSTOP)
+
+        def mend() -> None:
+            operator = Operator(self._world.broker, self._world.environ)
+            try:
+                time.sleep(self._plan.unread_s)
+                gone = operator.expire(self._world.topics())
+            finally:
+                _signal_all(scores, signal.SIGCONT)
+            if gone is not None:
+                self.expired += gone.values
+                self.accepted += operator.frees(gone, ports, within_s=self._plan.held_max_s)
+
+        return mend
+
     def _process_stalled(self, pids: Mapping[str, int]) -> Callable[[], object]:
         """A zombie: it sleeps past its session, somebody takes over, and it goes on as if nothing had been."""
         pid = pids[self._rng.choice(sorted(pids))]
@@ -152,18 +181,36 @@ class Faults:
         return wake
 
 
+def _signal_all(pids: Sequence[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def _port_of(pid: int) -> int | None:
+    """Where a score process tells how it is; None: it ended."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+            if line.startswith(b"TAPEWATCH_SCORE__TELEMETRY_PORT="):
+                return int(line.partition(b"=")[2])
+    return None
+
+
 def add_partitions(broker: ApacheKafka, topics: Sequence[str], partitions_max: int) -> None:
     """One more for each raw topic. Never for mentions: an entity's history must stay in one partition."""
     config = KafkaConfig(bootstrap_servers=broker.bootstrap_servers)
     for attempt in range(5):
         try:
-            with closing(KafkaAdminClient(**config.client())) as admin:
+            with closing(KafkaAdminClient(**config.client())) as admin, closing(KafkaSink(config)) as sink:
                 for told in admin.describe_topics(list(topics)):
-                    count = len(told["partitions"])
+                    count, topic = len(told["partitions"]), told["name"]
                     if count < partitions_max:
-                        admin.create_partitions({told["name"]: count + 1})
+                        admin.create_partitions({topic: count + 1})
+                        # Our sender learns of it in minutes, so this is what it says first.
+                        sink.send(topic, key=None, value=opening(f"{topic}/{count}"), partition=count)
+                        sink.flush()
             return
-        except (KafkaError, OSError):
+        except (KafkaError, OSError, Retryable):
             if attempt == 4:
                 raise
             time.sleep(2.0)

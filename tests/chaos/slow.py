@@ -37,13 +37,13 @@ from monitor.service import Orders
 from monitor.settings import Settings, load_settings
 from monitor.supervisor import spawn
 from monitor.telemetry import configure_logs
-from tests.chaos.soak import CONFIG, Sample, lag_of, sample_of, slope
+from tests.chaos.soak import CONFIG
+from tests.chaos.vitals import Sample, growth, lag_of, sample_of, settled
 from tests.postgres import PostgresServer
 from tests.proxy import FaultProxy
 
 SLOW_ROLES = ("score", "watch")
 SECRET = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3"  # of a sink that lives as long as we do
-SETTLED_SHARE = 0.25
 GROWTH_MB_MAX = 40.0  # over the whole of it: queues are bounded by count, and their documents differ in length
 
 
@@ -65,14 +65,11 @@ def judge(
     samples: Sequence[Sample], *, documents: int, database_delay_s: float, batch_s: float, ended: Sequence[str]
 ) -> Verdict:
     """Each reason against it is a line in `faults`. Pure."""
-    end_s = samples[-1].at_s
-    settled = [sample for sample in samples if sample.at_s >= end_s * SETTLED_SHARE]
-    hours = (end_s - settled[0].at_s) / 3_600
-    growth = {
-        role: round(slope([(s.at_s, s.memory_mb[role]) for s in settled if role in s.memory_mb]) * hours, 1)
-        for role in SLOW_ROLES
-    }
-    faults = [f"{role}: {mb:.1f} MB more than before" for role, mb in growth.items() if mb > GROWTH_MB_MAX]
+    end_s, late = samples[-1].at_s, settled(samples)
+    hours = (end_s - late[0].at_s) / 3_600
+    an_hour = growth(late, SLOW_ROLES, lambda sample: sample.memory_mb)
+    more_mb = {role: round(rate * hours, 1) for role, rate in an_hour.items()}
+    faults = [f"{role}: {mb:.1f} MB more than before" for role, mb in more_mb.items() if mb > GROWTH_MB_MAX]
     if samples[-1].lag.get("score", 0) <= 0:
         faults.append("score: nothing waits for it, so nothing was shown")
     return Verdict(
@@ -82,7 +79,7 @@ def judge(
         batch_s=batch_s,
         memory_mb=samples[-1].memory_mb,
         memory_mb_max={role: max(s.memory_mb.get(role, 0.0) for s in samples) for role in SLOW_ROLES},
-        growth_mb=growth,
+        growth_mb=more_mb,
         lag=samples[-1].lag,
         faults=(*faults, *(f"{role}: ended" for role in ended)),
     )

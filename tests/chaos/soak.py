@@ -10,18 +10,15 @@ from __future__ import annotations
 import argparse
 import base64
 import os
-import re
 import secrets
 import shutil
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 import msgspec
 
@@ -39,11 +36,11 @@ from monitor.records import Place, Record, mention_id
 from monitor.settings import load_settings
 from monitor.store import Store
 from monitor.telemetry import configure_logs
+from tests.chaos.vitals import Sample, growth, lag_of, metrics_of, sample_of, settled, slope
 from tests.kafka_broker import ApacheKafka
 from tests.postgres import PostgresServer
 
 CONFIG = Path(__file__).parents[2] / "configs" / "demo.toml"
-SETTLED_SHARE = 0.25  # the first part of the run may warm up: caches, arenas, baselines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,18 +57,6 @@ class SoakPlan:
     sample_s: float = 60.0
     memory_mb_per_hour_max: float = 12.0
     descriptors_per_hour_max: float = 2.0
-
-
-class Sample(Record, frozen=True, kw_only=True):
-    """One line of the file: each role's resident memory (MB), open descriptors, threads, and messages not yet read."""
-
-    at_s: float
-    idle: bool
-    memory_mb: Mapping[str, float]
-    descriptors: Mapping[str, int]
-    threads: Mapping[str, int]
-    lag: Mapping[str, int]
-    pids: Mapping[str, int]
 
 
 class Verdict(Record, frozen=True, kw_only=True):
@@ -161,11 +146,10 @@ def judge(
     plan: SoakPlan, samples: Sequence[Sample], *, documents: int, mentions: int, lost: int, alerts: int, deliveries: int
 ) -> Verdict:
     """Flat or not; each reason against it is a line in `faults`. Pure."""
-    end_s = samples[-1].at_s
-    settled = [sample for sample in samples if sample.at_s >= end_s * SETTLED_SHARE]
-    idle = [sample for sample in settled if sample.idle]
-    memory = {role: slope([(s.at_s, s.memory_mb[role]) for s in settled if role in s.memory_mb]) for role in ROLES}
-    files = {role: slope([(s.at_s, s.descriptors[role]) for s in settled if role in s.descriptors]) for role in ROLES}
+    end_s, late = samples[-1].at_s, settled(samples)
+    idle = [sample for sample in late if sample.idle]
+    memory = growth(late, ROLES, lambda sample: sample.memory_mb)
+    files = growth(late, ROLES, lambda sample: sample.descriptors)
     lag = slope([(sample.at_s, sum(sample.lag.values())) for sample in idle])
     restarts = sum(len({s.pids[role] for s in samples if role in s.pids}) - 1 for role in ROLES)
     faults = [
@@ -201,17 +185,6 @@ def judge(
     )
 
 
-def slope(points: Sequence[tuple[float, float]]) -> float:
-    """Change an hour (x in seconds): Theil and Sen's median of all pairs' slopes, which no single spike moves."""
-    slopes = [
-        (later[1] - earlier[1]) / (later[0] - earlier[0])
-        for number, earlier in enumerate(points)
-        for later in points[number + 1 :]
-        if later[0] > earlier[0]
-    ]
-    return 3_600 * median(slopes) if slopes else 0.0
-
-
 def _steps(plan: SoakPlan, messages: Iterator[DemoMessage], clock: SystemClock) -> Iterator[DemoMessage | bool]:
     """Messages when they are due; a bool when a sample is (True: at the end of a pause, so that lag is idle lag)."""
     started_s = clock.monotonic_s()
@@ -241,37 +214,8 @@ def _rate(plan: SoakPlan, in_cycle_s: float) -> float:
     return plan.burst_rate if middle_s <= in_cycle_s < middle_s + plan.burst_s else plan.rate
 
 
-def sample_of(at_s: float, idle: bool, pids: Mapping[str, int], lag: Mapping[str, int]) -> Sample:
-    memory, files, threads = {}, {}, {}
-    for role, pid in pids.items():
-        status = Path(f"/proc/{pid}/status").read_text()
-        memory[role] = round(int(_found(r"VmRSS:\s+(\d+)", status)) / 1024, 1)
-        threads[role] = int(_found(r"Threads:\s+(\d+)", status))
-        files[role] = sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
-    return Sample(
-        at_s=round(at_s, 1), idle=idle, memory_mb=memory, descriptors=files, threads=threads, lag=lag, pids=dict(pids)
-    )
-
-
-def _found(pattern: str, text: str) -> str:
-    match = re.search(pattern, text)
-    assert match, f"nothing like {pattern} in the kernel's answer"
-    return match[1]
-
-
-def _metrics(port: int, name: str) -> dict[str, float]:
-    """Label → value, as the role tells them itself."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-        text = answer.read().decode()
-    return {m[1]: float(m[2]) for m in re.finditer(rf'^{name}\{{\w+="([^"]*)"\}} (\S+)$', text, re.MULTILINE)}
-
-
-def lag_of(port: int) -> int:
-    return round(sum(_metrics(port, "tapewatch_lag_messages").values()))
-
-
 def _counted(port: int) -> dict[str, float]:
-    return _metrics(port, "tapewatch_watch_mentions_total")
+    return metrics_of(port, "tapewatch_watch_mentions_total")
 
 
 def _mentions(reader: object, topic: str, value: bytes) -> int:

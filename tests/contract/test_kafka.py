@@ -419,6 +419,25 @@ def test_a_join_that_never_ends_is_begun_anew(config: KafkaConfig, topic: str) -
     assert faults[-1] is None
 
 
+def test_a_join_that_ends_between_two_polls_counts(config: KafkaConfig, topic: str) -> None:
+    """Polls too short to see it end, and work between them: nobody joins again and again, and makes the others do so."""
+    members: list[KafkaSource] = []
+    for wanted in ([2], [1, 1]):
+        members.append(KafkaSource(config, topics=[topic], group=f"g-{topic}"))
+        for _ in range(600):
+            for member in members:
+                member.poll(100, 0)
+            time.sleep(0.1)
+            if [len(member.assignment()) for member in members] == wanted:
+                break
+        else:
+            pytest.fail(f"assignments are {[member.assignment() for member in members]}")
+    rounds = [member._consumer._coordinator._generation.generation_id for member in members]
+    for member in members:
+        member.close()
+    assert max(rounds) <= 5, "one to join, three to move a partition, and one that nobody asked for"
+
+
 @pytest.mark.parametrize("goodbye_max_s", [8.0, 0.0])
 def test_one_that_leaves_while_it_joins_leaves_nothing_behind(
     config: KafkaConfig, topic: str, goodbye_max_s: float
@@ -541,7 +560,7 @@ def test_how_far_a_group_is_told_in_wall_time(config: KafkaConfig, topic: str) -
 
     def asked_at(now_ms: int) -> dict[str, int]:
         clock.advance((now_ms - clock.now_ms()) / 1000)
-        return dict(progress())
+        return dict(progress().settled)
 
     assert asked_at(2_000) == {f"{topic}/0": 2_000, f"{topic}/1": 2_000}, "nothing was ever sent"
     sink = KafkaSink(config)
@@ -570,7 +589,8 @@ def test_a_broker_that_is_away_lets_nobody_get_further() -> None:
         bootstrap_servers=f"127.0.0.1:{free_port()}", request_timeout_ms=1_000, bootstrap_timeout_ms=1_000
     )
     progress = GroupProgress(config, group="g", topics=["t"], clock=ManualClock(1_000))
-    assert progress() == {}
+    assert progress().settled == {}
+    assert progress().since_ms == 1_000
 
 
 def owned(sources: Sequence[KafkaSource], enough: Callable[[list[int]], bool], polls_max: int = 600) -> None:

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from monitor.chaos import ChaosPlan, Told, judge, run_chaos
+from monitor.chaos import ChaosPlan, Findings, Told, judge, run_chaos
 from monitor.cli import CONFIGS
 from tests.chaos.__main__ import start_world
 from tests.chaos.faults import FaultPlan, Faults
@@ -18,28 +18,42 @@ def test_roles_that_are_killed_lose_and_double_nothing() -> None:
     assert findings.sound, findings
 
 
-@pytest.mark.kafka
-def test_faults_of_broker_network_and_database_lose_and_double_nothing() -> None:
-    """Two processes of a role, one of them stopped past its session, connections cut in every way, commits lost."""
-    kinds = ("process_stalled", "commits_cut", "broker_connections_reset", "partitions_added", "database_killed")
+def disturbed(faults: FaultPlan, *, kills: int) -> tuple[Findings, Faults]:
+    """Two processes of a role on Apache Kafka and PostgreSQL, in a world that is broken before each kill."""
     with ExitStack() as stack:
         world, names = start_world(stack)
-        plan = FaultPlan(every=1, kinds=kinds, away_s=3.0, stall_s=(3.0, 5.0), sleep_s=9.0)
-        faults = Faults(world, plan, random.Random(1))
-        stack.callback(faults.finish)
+        breaking = Faults(world, faults, random.Random(1))
+        stack.callback(breaking.finish)
         world.database.create("chaos")
         findings = run_chaos(
             CONFIGS / "demo.toml",
-            ChaosPlan(kills=6, seed=5, processes=2, static=True, documents_per_second=40.0, pause_s=(1.0, 3.0)),
+            ChaosPlan(kills=kills, seed=5, processes=2, static=True, documents_per_second=40.0, pause_s=(1.0, 3.0)),
             bootstrap_servers=f"127.0.0.1:{world.broker_proxy.port}",
             database_url=world.database.url("chaos", port=world.database_proxy.port),
-            disturb=faults,
-            mended=faults.finish,
+            disturb=breaking,
+            mended=breaking.finish,
+            expired=lambda: breaking.expired,
             environment=names,
         )
-    assert findings.kills == 6
-    assert sum(findings.faults.values()) >= 2
+    assert findings.kills == kills
     assert findings.sound, findings
+    return findings, breaking
+
+
+@pytest.mark.kafka
+def test_faults_of_broker_network_and_database_lose_and_double_nothing() -> None:
+    """One process stopped past its session, connections cut in every way, commits lost."""
+    kinds = ("process_stalled", "commits_cut", "broker_connections_reset", "partitions_added", "database_killed")
+    findings, _ = disturbed(FaultPlan(every=1, kinds=kinds, away_s=3.0, stall_s=(3.0, 5.0), sleep_s=9.0), kills=6)
+    assert sum(findings.faults.values()) >= 2
+
+
+@pytest.mark.kafka
+def test_what_expires_unread_is_held_and_said_and_goes_on_at_an_operators_word() -> None:
+    """Nothing else is missing, and no fault is mended before `offsets accept` was needed and did its work."""
+    _, breaking = disturbed(FaultPlan(every=1, kinds=("messages_expired",), unread_s=5.0), kills=2)
+    assert breaking.expired
+    assert breaking.accepted
 
 
 def told(mentions: str, *, raw: float = 1.0, alerts: str = "", letters: int = 0) -> Told:
@@ -54,7 +68,7 @@ def told(mentions: str, *, raw: float = 1.0, alerts: str = "", letters: int = 0)
 def test_the_comparison_sees_every_kind_of_damage() -> None:
     """A judge that finds nothing must be one that could have found it."""
 
-    def findings(found: Told, *, outbox: str = "x", received: str = "x") -> dict[str, int]:
+    def findings(found: Told, *, outbox: str = "x", received: str = "x", late: int = 0) -> dict[str, int]:
         result = judge(
             told("ab", alerts="k", letters=1),
             found,
@@ -62,7 +76,7 @@ def test_the_comparison_sees_every_kind_of_damage() -> None:
             received=list(received),
             kills=1,
             documents=2,
-            late=0,
+            late=late,
             seconds=1.0,
         )
         sizes = {"kills", "documents", "mentions", "alerts", "deliveries", "seconds", "faults"}
@@ -73,6 +87,7 @@ def test_the_comparison_sees_every_kind_of_damage() -> None:
     whole = told("ab", alerts="k", letters=1)
     assert findings(whole) == {}
     assert findings(whole, received="xx") == {"redelivered": 1}
+    assert findings(whole, late=1) == {"late": 1}
     assert findings(whole, received="") == {"undelivered": 1}
     assert findings(told("a", alerts="k", letters=1)) == {"lost": 1}
     assert findings(told("abc", alerts="k", letters=1)) == {"duplicated": 1}

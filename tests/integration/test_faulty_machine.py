@@ -1,6 +1,7 @@
 """A full disk, a disk that does not sync, a clock that somebody sets: nothing half written, said by /readyz, mended by itself.
 
-A real watch role, as a process, with the embedded broker and SQLite; the faults come from outside while it works.
+A real watch role, as a process, with the embedded broker and SQLite, or PostgreSQL where the disk is the server's; the
+faults come from outside while it works.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -28,18 +30,20 @@ from monitor.demo.run import role_environment
 from monitor.intake.kafka import KafkaConfig, KafkaSink, ensure_topics
 from monitor.records import ScoredMention, mention_id
 from monitor.store import Store
+from tests.postgres import PostgresServer
 
 SHIM = Path(__file__).parents[1] / "faulty_machine.c"
 DISK_MIB = 12
+POSTGRES_DISK_MIB = 40
 PATIENCE_S = 90.0
 
 
 class Machine:
     """The role, its database on a disk of its own, and the faults."""
 
-    def __init__(self, broker: EmbeddedBroker, disk: Path, faults: Path, shim: Path) -> None:
+    def __init__(self, broker: EmbeddedBroker, disk: Path, faults: Path, shim: Path, database: str = "") -> None:
         self.disk, self.faults = disk, faults
-        self.database = f"sqlite:///{disk / 'tapewatch.db'}"
+        self.database = database or f"sqlite:///{disk / 'tapewatch.db'}"
         self._port = free_port()
         mark = f"faulty-{uuid.uuid4().hex[:6]}"
         topics = {name: f"{mark}-{name}" for name in ("news", "social", "mentions", "dead_letters")}
@@ -100,7 +104,7 @@ class Machine:
     def stored(self) -> tuple[int, int, int]:
         """Mentions, late ones among them, and the next offset, as one moment of the database has them."""
         with closing(Store.open(self.database)) as store, store._reading("testing") as connection:
-            counted = connection.execute(text("SELECT count(*), coalesce(sum(late), 0) FROM mentions")).one()
+            counted = connection.execute(text("SELECT count(*), count(*) FILTER (WHERE late) FROM mentions")).one()
             following = connection.execute(
                 text('SELECT "next" FROM partition_states WHERE topic = :topic'), {"topic": self.topic}
             ).scalar()
@@ -125,7 +129,15 @@ class Machine:
         self.until("it is ready again", lambda: self.ready() == [])
         assert self.stored() == (self.sent, 0, self.sent)
         with closing(Store.open(self.database)) as store, store._reading("testing") as connection:
-            assert connection.execute(text("PRAGMA integrity_check")).scalar() == "ok"
+            if self.database.startswith("sqlite"):
+                assert connection.execute(text("PRAGMA integrity_check")).scalar() == "ok"
+
+    def end(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(20)
+        finally:
+            self.process.kill()
 
 
 def mention(number: int) -> ScoredMention:
@@ -178,11 +190,7 @@ def machine(
 ) -> Iterator[Machine]:
     running = Machine(embedded_broker, small_disk[0], tmp_path_factory.mktemp("faults"), shim)
     yield running
-    running.process.terminate()
-    try:
-        running.process.wait(20)
-    finally:
-        running.process.kill()
+    running.end()
 
 
 def fill_up(machine: Machine) -> Callable[[], None]:
@@ -215,6 +223,46 @@ def test_a_full_disk_is_said_and_survived(machine: Machine, small_disk: tuple[Pa
         if machine.says("full", "disk I/O error"):
             break
     machine.until("/readyz says that the disk is full", lambda: machine.says("full", "disk I/O error"))
+    assert machine.whole()
+    free()
+    machine.recovers()
+
+
+@pytest.fixture
+def machine_on_postgres(
+    embedded_broker: EmbeddedBroker, postgres_server: PostgresServer, shim: Path, tmp_path: Path
+) -> Iterator[Machine]:
+    """Its tables lie in a tablespace on a small disk; the server's own files and its log have room enough."""
+    # Not in pytest's own folder: PostgreSQL runs as another user, and pytest closes its folders to others.
+    disk = Path(tempfile.mkdtemp(prefix="tapewatch-disk-"))
+    disk.chmod(0o755)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={POSTGRES_DISK_MIB}m", "tmpfs", str(disk)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        disk.rmdir()
+        pytest.skip("no tmpfs can be mounted here, and a server's files can't be held down from outside")
+    running = None
+    try:
+        running = Machine(embedded_broker, disk, tmp_path, shim, postgres_server.create_on(disk, "full_disk"))
+        yield running
+    finally:
+        if running is not None:
+            running.end()
+        (disk / "ballast").unlink(missing_ok=True)
+        postgres_server.drop_from("full_disk")
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+        disk.rmdir()
+
+
+def test_a_full_disk_of_postgresql_is_said_and_survived(machine_on_postgres: Machine) -> None:
+    machine = machine_on_postgres
+    machine.publish(50)
+    machine.recovers()
+    free = fill_up(machine)
+    for _ in range(8):
+        machine.publish(500)
+        if machine.says("No space left"):
+            break
+    machine.until("/readyz says that the disk is full", lambda: machine.says("No space left"))
     assert machine.whole()
     free()
     machine.recovers()

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from monitor.broker import EmbeddedBroker
-from tests.chaos.soak import Sample, SoakPlan, Verdict, judge, slope, soak
+from tests.chaos.soak import SoakPlan, Verdict, judge, soak
+from tests.chaos.vitals import Sample, slope
 
 ROLES = ("score", "watch", "deliver")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from monitor.errors import Retryable
 from monitor.intake.kafka import partition_of
-from monitor.records import Place
+from monitor.records import Place, Progress
 from tests.simulation.world import World
 
 Partition = tuple[str, int]
@@ -226,11 +226,12 @@ class SimProgress:
         self._broker, self._topics = broker, tuple(topics)
         self._settled: dict[str, int] = {}
 
-    def __call__(self) -> dict[str, int]:
+    def __call__(self) -> Progress:
         now_ms = round(1000 * self._broker.world.clock.monotonic_s())
         for partition, log in self._broker.logs.items():
             if partition[0] in self._topics:
                 name = f"{partition[0]}/{partition[1]}"
                 done = self._broker.committed.get(("score", partition), 0) >= len(log)
                 self._settled[name] = now_ms if done else self._settled.get(name, 0)
-        return self._settled
+        spoken = frozenset(f"{t}/{p}" for (t, p), log in self._broker.logs.items() if t in self._topics and log)
+        return Progress(settled=dict(self._settled), spoken=spoken)

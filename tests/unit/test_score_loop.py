@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from monitor.clock import ManualClock
-from monitor.errors import Rejectable, Retryable
+from monitor.errors import NotNow, Rejectable, Retryable
 from monitor.loops.offsets import OffsetTracker
 from monitor.loops.score import ScoreLoop, ScorePolicy
 from monitor.records import DeadLetter, Document, LinkedEntity, Place, ScoredMention, mention_id
@@ -33,6 +33,7 @@ class FakeSource:
     paused: bool = False
     log: list[Raw] = field(default_factory=list)
     restarts: list[list[tuple[str, int]]] = field(default_factory=list)
+    dealing: bool = False
 
     def poll(self, messages_max: int, timeout_ms: int) -> Sequence[Raw]:
         if self.paused:
@@ -64,6 +65,8 @@ class FakeSource:
         self.paused = False
 
     def commit(self, positions: dict[tuple[str, int], int]) -> None:
+        if self.dealing:
+            raise NotNow("the group is dealing its partitions")
         self.commits.append(dict(positions))
 
 
@@ -160,6 +163,19 @@ def test_nothing_is_committed_while_the_broker_does_not_acknowledge() -> None:
     sink.broken = False
     loop.turn()
     assert source.commits == [{("news", 0): 1}]
+
+
+def test_a_commit_while_the_group_deals_is_said_again_and_nothing_is_scored_again() -> None:
+    loop, source, sink, _ = build([Raw(place(0), b"$A"), Raw(place(1), b"nothing")], deadline_ms=0)
+    source.dealing = True
+    while not sink.mentions:
+        loop.turn()
+    loop.turn()
+    assert (source.commits, source.restarts) == ([], [])
+    source.dealing = False
+    loop.turn()
+    assert source.commits == [{("news", 0): 2}]
+    assert len(sink.mentions) == 1
 
 
 class SetBack(ManualClock):

@@ -50,6 +50,48 @@ def test_an_origin_with_a_backlog_before_us_is_not_idle() -> None:
     assert mark.value_ms == 100_000
 
 
+def test_an_origin_that_was_not_heard_yet_holds_the_others() -> None:
+    """Two processes begin with a backlog, and the one that reads news/1 is slower: its older messages must not come late."""
+    mark = Watermark(policy=POLICY)
+    mark.expect(["news/0", "news/1"])
+    mark.observe("news/0", 90_000, now_ms=90_000)
+    mark.settle({"news/0": 90_000, "news/1": 0})
+    assert mark.tick(120_000) is None, "nobody knows what news/1 holds"
+    assert mark.observe("news/1", 5_000, now_ms=121_000) is Arrival.ON_TIME
+    assert mark.value_ms == 4_000
+
+
+def test_an_origin_that_has_nothing_to_say_to_us_holds_nobody_for_long() -> None:
+    mark = Watermark(policy=POLICY)
+    mark.expect(["news/0", "news/1"])
+    mark.observe("news/0", 9_000, now_ms=10_000)
+    mark.settle({"news/0": 39_000, "news/1": 39_000})
+    assert mark.tick(39_000) is None
+    mark.settle({"news/0": 40_000, "news/1": 40_000})
+    mark.observe("news/0", 39_500, now_ms=40_000)
+    assert mark.value_ms == 38_500
+    assert mark.newest_ms == {"news/0": 39_500}
+
+
+def test_nobody_is_silent_while_the_broker_is_away() -> None:
+    # news/0  ──●            [away]      ●──   what news/1 has to say arrives a moment after it
+    # news/1  ──●            [away]       ●─
+    mark = Watermark(policy=POLICY)
+    for origin in ("news/0", "news/1"):
+        mark.observe(origin, 5_000, now_ms=5_000)
+    mark.settle(dict.fromkeys(("news/0", "news/1"), 100_000), since_ms=99_000)
+    mark.observe("news/0", 100_000, now_ms=100_000)
+    assert mark.value_ms == 4_000
+    assert mark.observe("news/1", 8_000, now_ms=100_500) is Arrival.ON_TIME
+
+
+def test_event_time_does_not_flow_while_the_broker_is_away() -> None:
+    mark = Watermark(policy=POLICY)
+    mark.observe("news/0", 5_000, now_ms=5_000)
+    mark.settle({"news/0": 140_000}, since_ms=100_000)
+    assert mark.tick(140_000) == 44_000, "forty seconds of silence, not 135"
+
+
 def test_an_event_from_the_future_moves_nothing() -> None:
     mark = Watermark(policy=POLICY)
     assert mark.observe("news/0", 99_000, now_ms=1_000) is Arrival.FUTURE

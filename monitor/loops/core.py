@@ -278,13 +278,15 @@ class PartitionCore:
         self._lengths_ms = tuple(1000 * window_s for window_s in rules.windows_s)
         own = rules.detectors
         longest = max(own.burst_windows_s)
+        # From long to short. In a shorter one two that meet by chance are no burst.
         self._burst_windows = tuple(
             (rules.windows_s.index(each), each, "burst" if each == longest else f"burst/{each}")
-            for each in sorted(set(own.burst_windows_s))
+            for each in sorted(set(own.burst_windows_s), reverse=True)
         )
         self._tone_index = rules.windows_s.index(own.tone_window_s)
         self._day_index = rules.windows_s.index(own.divergence_window_s)
         self._market_index = rules.windows_s.index(MARKET_S)
+        self._longest_index = len(rules.windows_s) - 1
         self._novelty = NoveltyPolicy(horizon_ms=HORIZON_MS)
         self._chorus = ChorusPolicy(accounts_min=rules.voices.brigade_accounts_min)
         self._decisive = frozenset(event.casefold() for event in rules.voices.decisive_events)
@@ -765,24 +767,27 @@ class PartitionCore:
             ear, habit, market = entity.ears[channel], entity.habits[channel], self._markets[channel]
             if market.hour - market.first_hour < RECORD_H_MIN:
                 continue
-            windows, voices_min = ear.sums.move_to(at_ms), self._voices_min(channel)
-            if windows[-1].total < voices_min:
+            sums, voices_min = ear.sums, self._voices_min(channel)
+            sums.move_to(at_ms)
+            most = sums.total(self._longest_index)
+            if most < voices_min:
                 continue
             usual = self._usual(name, entity, channel, at_ms)
-            factor, market_tone = self._market_move(channel, windows[self._market_index], at_ms)
+            factor, market_tone = self._market_move(channel, sums.window(self._market_index), at_ms)
             peak = 0.0
             for index, window_s, ledger in self._burst_windows:
-                if windows[index].total < (voices_min if ledger == "burst" else own.short_voices_min):
+                least = voices_min if ledger == "burst" else own.short_voices_min
+                if most < least or (most := sums.total(index)) < least:
                     continue
-                voices = _with_decisive(windows[index], ear.decisive, at_ms - 1000 * window_s, usual.rarity)
+                voices = _with_decisive(sums.window(index), ear.decisive, at_ms - 1000 * window_s, usual.rarity)
                 exposed = self._exposure(channel, at_ms, window_s)
                 excess = surplus(voices.total, usual.voices * exposed * factor, usual.size)
                 if excess > 0.0:
-                    peak = excess
+                    peak = peak or excess
                     keep(channel, burst(voices, scaled(usual, exposed, factor, market_tone), window_s, own), ledger)
             note_peak(habit, peak)
             window_s, drifting = own.tone_window_s, any(habit.bank)
-            heard = windows[self._tone_index]
+            heard = sums.window(self._tone_index)
             if heard.total >= voices_min and (drifting or heard.total * usual.rarity >= own.tone_voices_min):
                 voices = _with_decisive(heard, ear.decisive, at_ms - 1000 * window_s, usual.rarity)
                 tone_usual = scaled(usual, self._exposure(channel, at_ms, window_s), factor, market_tone)
@@ -796,10 +801,12 @@ class PartitionCore:
         """News against social, once both have said enough today."""
         own = self._rules.detectors
         window_s = own.divergence_window_s
-        news = entity.ears["news"].sums.move_to(at_ms)[self._day_index]
-        social = entity.ears["social"].sums.move_to(at_ms)[self._day_index]
-        if min(news.total, social.total) < own.tone_voices_min:
+        of_news, of_social = entity.ears["news"].sums, entity.ears["social"].sums
+        of_news.move_to(at_ms)
+        of_social.move_to(at_ms)
+        if min(of_news.total(self._day_index), of_social.total(self._day_index)) < own.tone_voices_min:
             return None
+        news, social = of_news.window(self._day_index), of_social.window(self._day_index)
         usual_news = self._usual(name, entity, "news", at_ms)
         usual_social = self._usual(name, entity, "social", at_ms)
         signal = divergence(news, usual_news, social, usual_social, window_s=window_s, rules=own)
@@ -1119,8 +1126,9 @@ class PartitionCore:
 
     def _over_the_day(self, name: str, entity: _Entity, signal: Signal, channel: str, at_ms: int) -> Signal:
         """A drift is told by the voices of the last day: those of the tone's window say little of what took so long."""
-        windows, day_s = entity.ears[channel].sums.move_to(at_ms), self._rules.windows_s[self._day_index]
-        voices, moved = windows[self._day_index], self._market_move(channel, windows[self._market_index], at_ms)
+        sums, day_s = entity.ears[channel].sums, self._rules.windows_s[self._day_index]
+        sums.move_to(at_ms)
+        voices, moved = sums.window(self._day_index), self._market_move(channel, sums.window(self._market_index), at_ms)
         usual = scaled(self._usual(name, entity, channel, at_ms), self._exposure(channel, at_ms, day_s), *moved)
         tone = voices.polarity / voices.total - usual.tone
         return msgspec.structs.replace(signal, window_s=day_s, voices=voices, expected=usual, tone=tone)

@@ -481,7 +481,7 @@ class PartitionCore:
             for channel, ear in list(entity.ears.items()):
                 ear.novelty.forget_before(at_ms - HORIZON_MS)
                 ear.sums.move_to(at_ms)
-                if not len(ear.novelty) and not ear.sums.stories and ear.tellers.forget_before(at_ms):
+                if not ear.sums.stories and not len(ear.novelty) and ear.tellers.forget_before(at_ms):
                     del entity.ears[channel]
                     entity.habits[channel].steps = []  # older than a day
             if not entity.ears and entity.alert is None and entity.pending is None:
@@ -622,7 +622,8 @@ class PartitionCore:
         """What a story's voice is worth, in millionths; see VoiceRules. How many follow an author counts nothing."""
         own = self._rules.voices
         weight = own.stale_weight + (1.0 - own.stale_weight) * min(1.0, fresh / FRESH_ENOUGH)
-        weight /= (1.0 + own.author_discount * spoken) ** 2 * (1.0 + own.crowd_discount * crowd)
+        if spoken or crowd:
+            weight /= (1.0 + own.author_discount * spoken) ** 2 * (1.0 + own.crowd_discount * crowd)
         if "$" in mention.text:
             weight *= float(max(1, len(_CASHTAG.findall(mention.text))) ** -own.list_discount)
         return round(weight * min(max(room, 0.0), 1.0) * UNIT)
@@ -1215,16 +1216,17 @@ def _said(stories: Iterable[Story], decisive: Story | None, rarity: float) -> li
 def _room(told: Told, *, own: VoiceRules, share: float, strangers: float | None) -> float:
     """How many voices its source has left, and where the author is new, how many all newcomers have: see VoiceRules."""
 
-    def left(cap: float, usual: float, others: int, same: int) -> float:
-        return (cap + usual * others) / max(1.0 - usual, 1e-6) - same
-
-    room = left(own.source_cap, share, told.by_other_sources, told.same_source)
+    room = _left(own.source_cap, share, told.by_other_sources, told.same_source)
     if strangers is not None:
         usual = min(strangers, STRANGERS_MAX)
-        many = left(own.newcomer_cap, usual, told.by_others, told.by_newcomers) + told.newcomers_before / 6
-        few = left(own.newcomer_cap, usual, told.by_others_h, told.by_newcomers_h) + told.newcomers_before / 24
+        many = _left(own.newcomer_cap, usual, told.by_others, told.by_newcomers) + told.newcomers_before / 6
+        few = _left(own.newcomer_cap, usual, told.by_others_h, told.by_newcomers_h) + told.newcomers_before / 24
         room = min(room, many, few)
     return room
+
+
+def _left(cap: float, usual: float, others: int, same: int) -> float:
+    return (cap + usual * others) / max(1.0 - usual, 1e-6) - same
 
 
 def _watermark_policy(policy: WatchPolicy) -> WatermarkPolicy:

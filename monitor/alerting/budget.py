@@ -133,17 +133,27 @@ class Budget:
             record.peaks[where] += episode.weight
             episode.bin = where
 
-    def may_fire(self, ledger: str, score: float, at_ms: int) -> bool:
+    def may_fire(self, ledger: str, score: float, at_ms: int, entities: int) -> bool:
         """False where `rate` is certain to be above what is allowed for the rest of the hour: most readings end here.
 
-        Within an hour the record only grows and what is allowed grows with the clock alone, so a score that can't fire
-        by the hour's end, theory left aside, can't fire before.
+        Within an hour the record and the watchlist only grow and what is allowed grows with the clock alone, so a score
+        that can't fire by the hour's end can't fire before: neither where theory alone allows too little, nor where so many
+        are louder in the record that the tail is not asked.
         """
         hour, floor = self._sure.get(ledger, (-1, 0.0))
         if hour != self.state.at_hour:
-            floor = self._floor(ledger, (at_ms // HOUR_MS + 1) * HOUR_MS)
+            end_ms = (at_ms // HOUR_MS + 1) * HOUR_MS
+            floor = max(self._floor(ledger, end_ms), self._theory_floor(ledger, end_ms, entities))
             self._sure[ledger] = (self.state.at_hour, floor)
         return score >= floor
+
+    def _theory_floor(self, ledger: str, at_ms: int, entities: int) -> float:
+        """Below, the looks of so many entities alone are more than is allowed; a hair lower, for what floats round."""
+        allowed = self.allowed(ledger, at_ms) * (self.state.days + self._rules.prior_days)
+        theory = self._rules.prior_days * entities
+        if theory <= allowed or allowed <= 0.0:
+            return 0.0
+        return self._heavy() * math.log10(theory / allowed) * (1.0 - 1e-9) - 1e-9
 
     def _floor(self, ledger: str, at_ms: int) -> float:
         most = max(_RANKED_MIN, self.allowed(ledger, at_ms) * (self.state.days + self._rules.prior_days) + 0.5)
@@ -161,7 +171,7 @@ class Budget:
         where, peaks = int(place), state.ledgers[ledger].peaks
         louder = sum(peaks[where + 1 :]) + peaks[where] * (where + 1.0 - place)
         known = min(1.0, state.days / _COLD_DAYS)
-        theory = rules.prior_days * entities * 10.0 ** (-score / (_HEAVY + (1.0 - _HEAVY) * known))
+        theory = rules.prior_days * entities * 10.0 ** (-score / self._heavy())
         louder = max(louder, 1.0)
         count = louder - 0.5 * known
         if louder < _RANKED_MIN and (beyond := _beyond(peaks, place)) is not None:
@@ -192,6 +202,9 @@ class Budget:
             else:
                 low = middle
         return high
+
+    def _heavy(self) -> float:
+        return _HEAVY + (1.0 - _HEAVY) * min(1.0, self.state.days / _COLD_DAYS)
 
     def _gain(self) -> float:
         return max(self._rules.gain, 1.0 / (self.state.days + self._rules.prior_days))

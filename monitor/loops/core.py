@@ -278,15 +278,25 @@ class PartitionCore:
         self._lengths_ms = tuple(1000 * window_s for window_s in rules.windows_s)
         own = rules.detectors
         longest = max(own.burst_windows_s)
-        # From long to short. In a shorter one two that meet by chance are no burst.
-        self._burst_windows = tuple(
-            (rules.windows_s.index(each), each, "burst" if each == longest else f"burst/{each}")
-            for each in sorted(set(own.burst_windows_s), reverse=True)
-        )
+        self._voices_min = {"news": own.voices_min_news, "social": own.voices_min_social}
+        # From long to short, with the voices that each needs.
+        self._bursts = {
+            channel: tuple(
+                (
+                    rules.windows_s.index(each),
+                    each,
+                    "burst" if each == longest else f"burst/{each}",
+                    least if each == longest else own.short_voices_min,
+                )
+                for each in sorted(set(own.burst_windows_s), reverse=True)
+            )
+            for channel, least in self._voices_min.items()
+        }
         self._tone_index = rules.windows_s.index(own.tone_window_s)
         self._day_index = rules.windows_s.index(own.divergence_window_s)
         self._market_index = rules.windows_s.index(MARKET_S)
         self._longest_index = len(rules.windows_s) - 1
+        self._tone_min = own.tone_voices_min
         self._novelty = NoveltyPolicy(horizon_ms=HORIZON_MS)
         self._chorus = ChorusPolicy(accounts_min=rules.voices.brigade_accounts_min)
         self._decisive = frozenset(event.casefold() for event in rules.voices.decisive_events)
@@ -310,6 +320,7 @@ class PartitionCore:
         self._dirty: set[str] = set()
         self._voiced: dict[str, set[str]] = {}
         self._exposures: dict[tuple[str, int], float] = {}
+        self._market_now: dict[str, tuple[float, float, float, float]] = {}
         self._watched = 1
         self.counts: Counter[str] = Counter()
 
@@ -706,6 +717,7 @@ class PartitionCore:
     def _start_evaluating(self, at_ms: int) -> None:
         """Bring what all entities share to this moment."""
         self._exposures.clear()
+        self._market_now.clear()
         self._watched = max(1, max((market.entities for market in self._markets.values()), default=1))
         for channel, loud in self._loud.items():
             sums = self._loud_sums[channel]
@@ -731,7 +743,7 @@ class PartitionCore:
         firing: list[_Firing] = []
         for ledger, (channel, signal) in signals.items():
             budget.observe(ledger, name, signal.score, at_ms)
-            if not budget.may_fire(ledger, signal.score, at_ms):
+            if not budget.may_fire(ledger, signal.score, at_ms, entities):
                 continue
             allowed = budget.allowed(ledger, at_ms)
             rate = budget.rate(ledger, signal.score, entities)
@@ -756,47 +768,58 @@ class PartitionCore:
         self, name: str, entity: _Entity, at_ms: int, channels: Collection[str]
     ) -> dict[str, tuple[str, Signal]]:
         """The best reading for each ledger of the budget over these channels, with its channel."""
-        own, best = self._rules.detectors, dict[str, tuple[str, Signal]]()
-
-        def keep(channel: str, signal: Signal | None, ledger: str = "") -> None:
-            if signal is not None:
-                ledger = ledger or signal.kind
+        best: dict[str, tuple[str, Signal]] = {}
+        for channel in sorted(channels):
+            for ledger, signal in self._channel_signals(name, entity, at_ms, channel):
                 if ledger not in best or signal.score > best[ledger][1].score:
                     best[ledger] = (channel, signal)
-
-        for channel in sorted(channels):
-            ear, habit, market = entity.ears[channel], entity.habits[channel], self._markets[channel]
-            if market.hour - market.first_hour < RECORD_H_MIN:
-                continue
-            sums, voices_min = ear.sums, self._voices_min(channel)
-            sums.move_to(at_ms)
-            most = sums.total(self._longest_index)
-            if most < voices_min:
-                continue
-            usual = self._usual(name, entity, channel, at_ms)
-            factor, market_tone = self._market_move(channel, sums.window(self._market_index), at_ms)
-            peak = 0.0
-            for index, window_s, ledger in self._burst_windows:
-                least = voices_min if ledger == "burst" else own.short_voices_min
-                if most < least or (most := sums.total(index)) < least:
-                    continue
-                voices = _with_decisive(sums.window(index), ear.decisive, at_ms - 1000 * window_s, usual.rarity)
-                exposed = self._exposure(channel, at_ms, window_s)
-                excess = surplus(voices.total, usual.voices * exposed * factor, usual.size)
-                if excess > 0.0:
-                    peak = peak or excess
-                    keep(channel, burst(voices, scaled(usual, exposed, factor, market_tone), window_s, own), ledger)
-            note_peak(habit, peak)
-            window_s, drifting = own.tone_window_s, any(habit.bank)
-            heard = sums.window(self._tone_index)
-            if heard.total >= voices_min and (drifting or heard.total * usual.rarity >= own.tone_voices_min):
-                voices = _with_decisive(heard, ear.decisive, at_ms - 1000 * window_s, usual.rarity)
-                tone_usual = scaled(usual, self._exposure(channel, at_ms, window_s), factor, market_tone)
-                keep(channel, tone_shift(voices, tone_usual, window_s, own))
-                keep(channel, drift(voices, tone_usual, window_s, habit.bank))
         if len(entity.ears) > 1:
-            keep("news", self._divergence(name, entity, at_ms))
+            signal = self._divergence(name, entity, at_ms)
+            if signal is not None:
+                best[signal.kind] = ("news", signal)
         return best
+
+    def _channel_signals(self, name: str, entity: _Entity, at_ms: int, channel: str) -> Iterable[tuple[str, Signal]]:
+        """Every reading of one channel, with its ledger."""
+        ear, habit, market = entity.ears[channel], entity.habits[channel], self._markets[channel]
+        if market.hour - market.first_hour < RECORD_H_MIN:
+            return ()
+        own, sums, voices_min = self._rules.detectors, ear.sums, self._voices_min[channel]
+        sums.move_to(at_ms)
+        most = sums.total(self._longest_index)
+        if most < voices_min:
+            return ()
+        found: list[tuple[str, Signal]] = []
+        usual = self._usual(name, entity, channel, at_ms)
+        rarity, decisive = usual.rarity, ear.decisive
+        factor, market_tone = self._market_move(channel, sums.window(self._market_index), at_ms)
+        peak = 0.0
+        for index, window_s, ledger, least in self._bursts[channel]:
+            # Windows are nested: none holds more than the one before it.
+            if most < least or (most := sums.total(index)) < least:
+                continue
+            voices = sums.window(index)
+            if decisive is not None:
+                voices = _with_decisive(voices, decisive, at_ms - 1000 * window_s, rarity)
+            exposed = self._exposure(channel, at_ms, window_s)
+            excess = surplus(voices.total, usual.voices * exposed * factor, usual.size)
+            if excess > 0.0:
+                peak = peak or excess
+                signal = burst(voices, scaled(usual, exposed, factor, market_tone), window_s, own)
+                if signal is not None:
+                    found.append((ledger, signal))
+        note_peak(habit, peak)
+        voices, drifting = sums.window(self._tone_index), any(habit.bank)
+        if voices.total >= voices_min and (drifting or voices.total * rarity >= self._tone_min):
+            window_s = own.tone_window_s
+            voices = _with_decisive(voices, decisive, at_ms - 1000 * window_s, rarity)
+            tone_usual = scaled(usual, self._exposure(channel, at_ms, window_s), factor, market_tone)
+            read = (
+                tone_shift(voices, tone_usual, window_s, own),
+                drift(voices, tone_usual, window_s, habit.bank),
+            )
+            found += [(signal.kind, signal) for signal in read if signal is not None]
+        return found
 
     def _divergence(self, name: str, entity: _Entity, at_ms: int) -> Signal | None:
         """News against social, once both have said enough today."""
@@ -805,7 +828,7 @@ class PartitionCore:
         of_news, of_social = entity.ears["news"].sums, entity.ears["social"].sums
         of_news.move_to(at_ms)
         of_social.move_to(at_ms)
-        if min(of_news.total(self._day_index), of_social.total(self._day_index)) < own.tone_voices_min:
+        if of_news.total(self._day_index) < self._tone_min or of_social.total(self._day_index) < self._tone_min:
             return None
         news, social = of_news.window(self._day_index), of_social.window(self._day_index)
         usual_news = self._usual(name, entity, "news", at_ms)
@@ -826,18 +849,18 @@ class PartitionCore:
             ear.usual_of = of
         return ear.usual
 
-    def _voices_min(self, channel: str) -> float:
-        own = self._rules.detectors
-        return own.voices_min_social if channel == "social" else own.voices_min_news
-
     def _market_move(self, channel: str, own: Voices, at_ms: int) -> tuple[float, float]:
         """How much louder than usual all the others are, and how their tone has moved, in the last four hours."""
-        market, (total_u, polarity_u) = self._markets[channel], self._loud_sums[channel]
-        others, polarity = total_u / UNIT - own.total, polarity_u / UNIT - own.polarity
-        usual = market.level * self._exposure(channel, at_ms, MARKET_S)
-        usual *= 1.0 - 1.0 / max(market.entities, 2)
-        factor = min(max((others + 20.0) / (usual + 20.0), 1.0), 3.0)
-        return factor, (polarity - others * market.tone) / (others + 20.0)
+        known = self._market_now.get(channel)
+        if known is None:
+            market, (total_u, polarity_u) = self._markets[channel], self._loud_sums[channel]
+            usual = market.level * self._exposure(channel, at_ms, MARKET_S)
+            usual *= 1.0 - 1.0 / max(market.entities, 2)
+            known = self._market_now[channel] = (total_u / UNIT, polarity_u / UNIT, usual + 20.0, market.tone)
+        total, polarity, usual, tone = known
+        others = total - own.total
+        factor = min(max((others + 20.0) / usual, 1.0), 3.0)
+        return factor, (polarity - own.polarity - others * tone) / (others + 20.0)
 
     def _exposure(self, channel: str, at_ms: int, window_s: int) -> float:
         """Average hours in the window; the same for all entities at one moment."""
@@ -973,7 +996,7 @@ class PartitionCore:
             known = [each for each in said if each.mention.id not in missing]
             lately = sum(each.weight for each in known if each.mention.published_at_ms >= at_ms - STANDS_MS)
             voices = as_known(known, signal.voices, lately * strangers / (1.0 - strangers))
-            least = self._voices_min(channel)
+            least = self._voices_min[channel]
             return score_of(voices, signal, voices_min=least, rules=own.detectors) >= threshold
         if sum(each.weight for each in gone) <= strangers * sum(each.weight for each in said):
             return True
@@ -1146,7 +1169,7 @@ class PartitionCore:
         if signal.kind == "divergence":
             social = self._usual(name, entity, "social", at_ms)
             return over_channels(signal, said, social=social, window_s=signal.window_s, rules=own.detectors)
-        return over_window(signal, said, voices_min=self._voices_min(channel), rules=own.detectors)
+        return over_window(signal, said, voices_min=self._voices_min[channel], rules=own.detectors)
 
     # State.
 

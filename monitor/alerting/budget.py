@@ -123,7 +123,7 @@ class Budget:
     def observe(self, ledger: str, entity: str, score: float, at_ms: int) -> None:
         """Take a reading into the record. Readings come in event-time order."""
         record = self.state.ledgers[ledger]
-        where = _bin(score)
+        where = min(int(_BINS_A_NEPER * math.log1p(score)), _BINS - 1)
         episode = record.now.get(entity)
         if episode is None or at_ms - episode.started_ms > self._gap_ms:
             record.now[entity] = Episode(at_ms, where, 1.0)
@@ -222,7 +222,3 @@ def _beyond(peaks: Sequence[float], place: float) -> float | None:
         excess += peaks[where] * (where + 0.5)
     spread = max(excess / count - where, 0.5)
     return count * math.exp(-max(place - where, 0.0) / spread)
-
-
-def _bin(score: float) -> int:
-    return min(int(_BINS_A_NEPER * math.log1p(score)), _BINS - 1)

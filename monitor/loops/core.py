@@ -84,6 +84,7 @@ from monitor.windows import (
     BucketRow,
     Chorus,
     ChorusPolicy,
+    Hearing,
     Newcomers,
     NewcomersState,
     NoveltyMemory,
@@ -527,15 +528,15 @@ class PartitionCore:
         hour = start_ms // HOUR_MS
         if self._budget is None:
             self._budget = self._make_budget(BudgetState.since(start_ms))
-        for mention in batch:
-            entity = self._wake(mention.entity)
+        for mention, hearing in zip(batch, self._novelties(batch), strict=True):
+            entity = self._entities[mention.entity]
             market = self._markets.get(mention.channel)
             if market is None:
                 market = self._markets[mention.channel] = Market(hour=hour, first_hour=hour)
             if hour > market.hour:
                 market.move_to(hour, self._rules.baseline)
                 self._exposures.clear()
-            (total_u, negative_u, positive_u, polarity_u), decisive = self._hear(entity, mention)
+            (total_u, negative_u, positive_u, polarity_u), decisive = self._hear(entity, mention, hearing)
             weights = (total_u / UNIT, negative_u / UNIT, positive_u / UNIT, polarity_u / UNIT)
             self._remember(entity, market, mention, weights, decisive)
             if total_u:
@@ -567,19 +568,30 @@ class PartitionCore:
             for (name, channel), row in sorted(sums.items())
         ]
 
-    def _hear(self, entity: _Entity, mention: ScoredMention) -> tuple[tuple[int, int, int, int], bool]:
-        """Novelty and windows: nothing here but what can be read back from stored mentions. Returns its weights in
+    def _novelties(self, batch: Sequence[ScoredMention]) -> list[Hearing]:
+        """What each adds to what was heard before of its entity. It depends on nothing else, and one kind of work in a row
+        costs less than one mention after another."""
+        found = []
+        for mention in batch:
+            ears, channel = self._wake(mention.entity).ears, mention.channel
+            ear = ears.get(channel)
+            if ear is None:
+                ear = ears[channel] = _Ear(self._lengths_ms, self._novelty, self._chorus)
+            found.append(ear.novelty.hear(mention.published_at_ms, mention.text, mention.author, None))
+        return found
+
+    def _hear(
+        self, entity: _Entity, mention: ScoredMention, hearing: Hearing
+    ) -> tuple[tuple[int, int, int, int], bool]:
+        """Who tells it, and windows: nothing here but what can be read back from stored mentions. Returns its weights in
         millionths, and whether it is decisive."""
-        ear = entity.ears.get(mention.channel)
-        if ear is None:
-            ear = entity.ears[mention.channel] = _Ear(self._lengths_ms, self._novelty, self._chorus)
+        ear = entity.ears[mention.channel]
         at_ms, author, channel = mention.published_at_ms, mention.author, mention.channel
         share = self._shares.hear(at_ms, channel, mention.source)
         newcomer, strangers = False, 0.0
         if author is not None:
             newcomer = self._newcomers.hear(at_ms, author)
             ear.strangers = strangers = self._strangers.hear(at_ms, channel, "new" if newcomer else "known")
-        hearing = ear.novelty.hear(at_ms, mention.text, author, None)
         heard, fresh, spoken, crowd = hearing.heard, hearing.fresh, hearing.spoken, hearing.crowd
         copy = heard.copied is not None
         echo = newcomer and ear.chorus.is_echo(mention.text, copy=copy, crowd=crowd, spoken=spoken)
@@ -802,13 +814,14 @@ class PartitionCore:
             # Windows are nested: none holds more than the one before it.
             if most < least or (most := sums.total(index)) < least:
                 continue
-            voices = sums.window(index)
+            total, start_ms = most, at_ms - 1000 * window_s
             if decisive is not None:
-                voices = _with_decisive(voices, decisive, at_ms - 1000 * window_s, rarity)
+                total = _with_decisive(sums.window(index), decisive, start_ms, rarity).total
             exposed = self._exposure(channel, at_ms, window_s)
-            excess = surplus(voices.total, usual.voices * exposed * factor, usual.size)
+            excess = surplus(total, usual.voices * exposed * factor, usual.size)
             if excess > 0.0:
                 peak = peak or excess
+                voices = _with_decisive(sums.window(index), decisive, start_ms, rarity)
                 signal = burst(voices, scaled(usual, exposed, factor, market_tone), window_s, own)
                 if signal is not None:
                     found.append((ledger, signal))
@@ -1203,7 +1216,8 @@ class PartitionCore:
             else:
                 levels = self._levels.get(mention.channel)
                 heard = levels.level(mention) if levels is not None else mention
-                self._hear(self._wake(mention.entity), heard)
+                (hearing,) = self._novelties([heard])
+                self._hear(self._entities[mention.entity], heard, hearing)
         self._brigades.clear()  # told already
         if folded_to_ms is not None:
             self._start_evaluating(folded_to_ms)

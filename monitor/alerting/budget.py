@@ -36,6 +36,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -87,7 +88,7 @@ class BudgetState(msgspec.Struct, array_like=True):
 class Budget:
     """Answers how rare a score is and whether it may fire. `share` is this partition's part of the watchlist's budget."""
 
-    __slots__ = ("_fade", "_gap_ms", "_most", "_per_day", "_rules", "_sure", "_weights", "state")
+    __slots__ = ("_fade", "_gap_ms", "_most", "_per_day", "_rules", "_sure", "_tails", "_weights", "state")
 
     def __init__(
         self, *, rules: BudgetRules, shares: Mapping[str, float], gap_ms: int, share: float, state: BudgetState
@@ -98,6 +99,7 @@ class Budget:
         self._most = max(_ACCOUNT_MAX, _ACCOUNT_DAYS_MAX * self._per_day)
         self._weights = shares
         self._sure: dict[str, tuple[int, float]] = {}
+        self._tails: dict[str, _Tail | None] = {}  # of the records as they stand
         self._fade = 0.5 ** (1.0 / (24.0 * rules.half_life_days))
         for name in shares:
             state.ledgers.setdefault(name, Ledger())
@@ -109,6 +111,7 @@ class Budget:
         if passed <= 0:
             return
         state.at_hour = hour
+        self._tails.clear()
         fade = self._fade**passed
         # The sum of a geometric series: what `passed` hours are worth, each faded by those after it.
         state.days = state.days * fade + (1.0 - fade) / (1.0 - self._fade) / 24.0
@@ -128,10 +131,12 @@ class Budget:
         if episode is None or at_ms - episode.started_ms > self._gap_ms:
             record.now[entity] = Episode(at_ms, where, 1.0)
             record.peaks[where] += 1.0
+            self._tails.pop(ledger, None)
         elif where > episode.bin:
             record.peaks[episode.bin] -= episode.weight
             record.peaks[where] += episode.weight
             episode.bin = where
+            self._tails.pop(ledger, None)
 
     def may_fire(self, ledger: str, score: float, at_ms: int, entities: int) -> bool:
         """False where `rate` is certain to be above what is allowed for the rest of the hour: most readings end here.
@@ -174,8 +179,9 @@ class Budget:
         theory = rules.prior_days * entities * 10.0 ** (-score / self._heavy())
         louder = max(louder, 1.0)
         count = louder - 0.5 * known
-        if louder < _RANKED_MIN and (beyond := _beyond(peaks, place)) is not None:
+        if louder < _RANKED_MIN and (tail := self._tail(ledger)) is not None:
             share = (louder - 1.0) / (_RANKED_MIN - 1.0)
+            beyond = tail.count * math.exp(-max(place - tail.where, 0.0) / tail.spread)
             count = share * count + (1.0 - share) * min(count, beyond)
         return float((count + theory) / (state.days + rules.prior_days))
 
@@ -203,6 +209,12 @@ class Budget:
                 low = middle
         return high
 
+    def _tail(self, ledger: str) -> _Tail | None:
+        """Fitted once however many scores are asked about; None with few peaks."""
+        if ledger not in self._tails:
+            self._tails[ledger] = _tail_of(self.state.ledgers[ledger].peaks)
+        return self._tails[ledger]
+
     def _heavy(self) -> float:
         return _HEAVY + (1.0 - _HEAVY) * min(1.0, self.state.days / _COLD_DAYS)
 
@@ -210,8 +222,15 @@ class Budget:
         return max(self._rules.gain, 1.0 / (self.state.days + self._rules.prior_days))
 
 
-def _beyond(peaks: Sequence[float], place: float) -> float | None:
-    """How many of so many peaks a tail that goes on as the highest of them fell would have at this place; None with few."""
+class _Tail(NamedTuple):
+    """So many peaks lie at bin `where` or above; beyond, the record goes on as they fell: exponential, by `spread` bins."""
+
+    count: float
+    where: int
+    spread: float
+
+
+def _tail_of(peaks: Sequence[float]) -> _Tail | None:
     wanted = min(_TAIL, sum(peaks) / 2.0)
     if wanted < _TAIL_MIN:
         return None
@@ -220,5 +239,4 @@ def _beyond(peaks: Sequence[float], place: float) -> float | None:
         where -= 1
         count += peaks[where]
         excess += peaks[where] * (where + 0.5)
-    spread = max(excess / count - where, 0.5)
-    return count * math.exp(-max(place - where, 0.0) / spread)
+    return _Tail(count, where, max(excess / count - where, 0.5))

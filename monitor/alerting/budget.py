@@ -36,6 +36,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -87,7 +88,7 @@ class BudgetState(msgspec.Struct, array_like=True):
 class Budget:
     """Answers how rare a score is and whether it may fire. `share` is this partition's part of the watchlist's budget."""
 
-    __slots__ = ("_fade", "_gap_ms", "_most", "_per_day", "_rules", "_sure", "_weights", "state")
+    __slots__ = ("_fade", "_gap_ms", "_most", "_per_day", "_rules", "_sure", "_tails", "_weights", "state")
 
     def __init__(
         self, *, rules: BudgetRules, shares: Mapping[str, float], gap_ms: int, share: float, state: BudgetState
@@ -98,6 +99,7 @@ class Budget:
         self._most = max(_ACCOUNT_MAX, _ACCOUNT_DAYS_MAX * self._per_day)
         self._weights = shares
         self._sure: dict[str, tuple[int, float]] = {}
+        self._tails: dict[str, _Tail | None] = {}  # of the records as they stand
         self._fade = 0.5 ** (1.0 / (24.0 * rules.half_life_days))
         for name in shares:
             state.ledgers.setdefault(name, Ledger())
@@ -109,6 +111,7 @@ class Budget:
         if passed <= 0:
             return
         state.at_hour = hour
+        self._tails.clear()
         fade = self._fade**passed
         # The sum of a geometric series: what `passed` hours are worth, each faded by those after it.
         state.days = state.days * fade + (1.0 - fade) / (1.0 - self._fade) / 24.0
@@ -123,27 +126,39 @@ class Budget:
     def observe(self, ledger: str, entity: str, score: float, at_ms: int) -> None:
         """Take a reading into the record. Readings come in event-time order."""
         record = self.state.ledgers[ledger]
-        where = _bin(score)
+        where = min(int(_BINS_A_NEPER * math.log1p(score)), _BINS - 1)
         episode = record.now.get(entity)
         if episode is None or at_ms - episode.started_ms > self._gap_ms:
             record.now[entity] = Episode(at_ms, where, 1.0)
             record.peaks[where] += 1.0
+            self._tails.pop(ledger, None)
         elif where > episode.bin:
             record.peaks[episode.bin] -= episode.weight
             record.peaks[where] += episode.weight
             episode.bin = where
+            self._tails.pop(ledger, None)
 
-    def may_fire(self, ledger: str, score: float, at_ms: int) -> bool:
+    def may_fire(self, ledger: str, score: float, at_ms: int, entities: int) -> bool:
         """False where `rate` is certain to be above what is allowed for the rest of the hour: most readings end here.
 
-        Within an hour the record only grows and what is allowed grows with the clock alone, so a score that can't fire
-        by the hour's end, theory left aside, can't fire before.
+        Within an hour the record and the watchlist only grow and what is allowed grows with the clock alone, so a score
+        that can't fire by the hour's end can't fire before: neither where theory alone allows too little, nor where so many
+        are louder in the record that the tail is not asked.
         """
         hour, floor = self._sure.get(ledger, (-1, 0.0))
         if hour != self.state.at_hour:
-            floor = self._floor(ledger, (at_ms // HOUR_MS + 1) * HOUR_MS)
+            end_ms = (at_ms // HOUR_MS + 1) * HOUR_MS
+            floor = max(self._floor(ledger, end_ms), self._theory_floor(ledger, end_ms, entities))
             self._sure[ledger] = (self.state.at_hour, floor)
         return score >= floor
+
+    def _theory_floor(self, ledger: str, at_ms: int, entities: int) -> float:
+        """Below, the looks of so many entities alone are more than is allowed; a hair lower, for what floats round."""
+        allowed = self.allowed(ledger, at_ms) * (self.state.days + self._rules.prior_days)
+        theory = self._rules.prior_days * entities
+        if theory <= allowed or allowed <= 0.0:
+            return 0.0
+        return self._heavy() * math.log10(theory / allowed) * (1.0 - 1e-9) - 1e-9
 
     def _floor(self, ledger: str, at_ms: int) -> float:
         most = max(_RANKED_MIN, self.allowed(ledger, at_ms) * (self.state.days + self._rules.prior_days) + 0.5)
@@ -161,11 +176,12 @@ class Budget:
         where, peaks = int(place), state.ledgers[ledger].peaks
         louder = sum(peaks[where + 1 :]) + peaks[where] * (where + 1.0 - place)
         known = min(1.0, state.days / _COLD_DAYS)
-        theory = rules.prior_days * entities * 10.0 ** (-score / (_HEAVY + (1.0 - _HEAVY) * known))
+        theory = rules.prior_days * entities * 10.0 ** (-score / self._heavy())
         louder = max(louder, 1.0)
         count = louder - 0.5 * known
-        if louder < _RANKED_MIN and (beyond := _beyond(peaks, place)) is not None:
+        if louder < _RANKED_MIN and (tail := self._tail(ledger)) is not None:
             share = (louder - 1.0) / (_RANKED_MIN - 1.0)
+            beyond = tail.count * math.exp(-max(place - tail.where, 0.0) / tail.spread)
             count = share * count + (1.0 - share) * min(count, beyond)
         return float((count + theory) / (state.days + rules.prior_days))
 
@@ -193,12 +209,28 @@ class Budget:
                 low = middle
         return high
 
+    def _tail(self, ledger: str) -> _Tail | None:
+        """Fitted once however many scores are asked about; None with few peaks."""
+        if ledger not in self._tails:
+            self._tails[ledger] = _tail_of(self.state.ledgers[ledger].peaks)
+        return self._tails[ledger]
+
+    def _heavy(self) -> float:
+        return _HEAVY + (1.0 - _HEAVY) * min(1.0, self.state.days / _COLD_DAYS)
+
     def _gain(self) -> float:
         return max(self._rules.gain, 1.0 / (self.state.days + self._rules.prior_days))
 
 
-def _beyond(peaks: Sequence[float], place: float) -> float | None:
-    """How many of so many peaks a tail that goes on as the highest of them fell would have at this place; None with few."""
+class _Tail(NamedTuple):
+    """So many peaks lie at bin `where` or above; beyond, the record goes on as they fell: exponential, by `spread` bins."""
+
+    count: float
+    where: int
+    spread: float
+
+
+def _tail_of(peaks: Sequence[float]) -> _Tail | None:
     wanted = min(_TAIL, sum(peaks) / 2.0)
     if wanted < _TAIL_MIN:
         return None
@@ -207,9 +239,4 @@ def _beyond(peaks: Sequence[float], place: float) -> float | None:
         where -= 1
         count += peaks[where]
         excess += peaks[where] * (where + 0.5)
-    spread = max(excess / count - where, 0.5)
-    return count * math.exp(-max(place - where, 0.0) / spread)
-
-
-def _bin(score: float) -> int:
-    return min(int(_BINS_A_NEPER * math.log1p(score)), _BINS - 1)
+    return _Tail(count, where, max(excess / count - where, 0.5))

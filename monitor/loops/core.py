@@ -84,6 +84,7 @@ from monitor.windows import (
     BucketRow,
     Chorus,
     ChorusPolicy,
+    Hearing,
     Newcomers,
     NewcomersState,
     NoveltyMemory,
@@ -96,6 +97,7 @@ from monitor.windows import (
     Watermark,
     WatermarkPolicy,
     bucket_start_ms,
+    fingerprint,
 )
 
 T = TypeVar("T")
@@ -278,13 +280,25 @@ class PartitionCore:
         self._lengths_ms = tuple(1000 * window_s for window_s in rules.windows_s)
         own = rules.detectors
         longest = max(own.burst_windows_s)
-        self._burst_windows = tuple(
-            (rules.windows_s.index(each), each, "burst" if each == longest else f"burst/{each}")
-            for each in sorted(set(own.burst_windows_s))
-        )
+        self._voices_min = {"news": own.voices_min_news, "social": own.voices_min_social}
+        # From long to short, with the voices that each needs.
+        self._bursts = {
+            channel: tuple(
+                (
+                    rules.windows_s.index(each),
+                    each,
+                    "burst" if each == longest else f"burst/{each}",
+                    least if each == longest else own.short_voices_min,
+                )
+                for each in sorted(set(own.burst_windows_s), reverse=True)
+            )
+            for channel, least in self._voices_min.items()
+        }
         self._tone_index = rules.windows_s.index(own.tone_window_s)
         self._day_index = rules.windows_s.index(own.divergence_window_s)
         self._market_index = rules.windows_s.index(MARKET_S)
+        self._longest_index = len(rules.windows_s) - 1
+        self._tone_min = own.tone_voices_min
         self._novelty = NoveltyPolicy(horizon_ms=HORIZON_MS)
         self._chorus = ChorusPolicy(accounts_min=rules.voices.brigade_accounts_min)
         self._decisive = frozenset(event.casefold() for event in rules.voices.decisive_events)
@@ -308,6 +322,7 @@ class PartitionCore:
         self._dirty: set[str] = set()
         self._voiced: dict[str, set[str]] = {}
         self._exposures: dict[tuple[str, int], float] = {}
+        self._market_now: dict[str, tuple[float, float, float, float]] = {}
         self._watched = 1
         self.counts: Counter[str] = Counter()
 
@@ -374,6 +389,9 @@ class PartitionCore:
         self.counts[fate] += 1
         if arrival is Arrival.ON_TIME:
             self._pending[mention.id] = mention
+            fingerprint(
+                mention.text
+            )  # remembered: a batch's texts in a row cost half of what they do between other work
         return fate
 
     def advance(self) -> Outcome:
@@ -483,7 +501,7 @@ class PartitionCore:
             for channel, ear in list(entity.ears.items()):
                 ear.novelty.forget_before(at_ms - HORIZON_MS)
                 ear.sums.move_to(at_ms)
-                if not len(ear.novelty) and not ear.sums.stories and ear.tellers.forget_before(at_ms):
+                if not ear.sums.stories and not len(ear.novelty) and ear.tellers.forget_before(at_ms):
                     del entity.ears[channel]
                     entity.habits[channel].steps = []  # older than a day
             if not entity.ears and entity.alert is None and entity.pending is None:
@@ -514,15 +532,15 @@ class PartitionCore:
         hour = start_ms // HOUR_MS
         if self._budget is None:
             self._budget = self._make_budget(BudgetState.since(start_ms))
-        for mention in batch:
-            entity = self._wake(mention.entity)
+        for mention, hearing in zip(batch, self._novelties(batch), strict=True):
+            entity = self._entities[mention.entity]
             market = self._markets.get(mention.channel)
             if market is None:
                 market = self._markets[mention.channel] = Market(hour=hour, first_hour=hour)
             if hour > market.hour:
                 market.move_to(hour, self._rules.baseline)
                 self._exposures.clear()
-            (total_u, negative_u, positive_u, polarity_u), decisive = self._hear(entity, mention)
+            (total_u, negative_u, positive_u, polarity_u), decisive = self._hear(entity, mention, hearing)
             weights = (total_u / UNIT, negative_u / UNIT, positive_u / UNIT, polarity_u / UNIT)
             self._remember(entity, market, mention, weights, decisive)
             if total_u:
@@ -554,19 +572,30 @@ class PartitionCore:
             for (name, channel), row in sorted(sums.items())
         ]
 
-    def _hear(self, entity: _Entity, mention: ScoredMention) -> tuple[tuple[int, int, int, int], bool]:
-        """Novelty and windows: nothing here but what can be read back from stored mentions. Returns its weights in
+    def _novelties(self, batch: Sequence[ScoredMention]) -> list[Hearing]:
+        """What each adds to what was heard before of its entity. It depends on nothing else, and one kind of work in a row
+        costs less than one mention after another."""
+        found = []
+        for mention in batch:
+            ears, channel = self._wake(mention.entity).ears, mention.channel
+            ear = ears.get(channel)
+            if ear is None:
+                ear = ears[channel] = _Ear(self._lengths_ms, self._novelty, self._chorus)
+            found.append(ear.novelty.hear(mention.published_at_ms, mention.text, mention.author, None))
+        return found
+
+    def _hear(
+        self, entity: _Entity, mention: ScoredMention, hearing: Hearing
+    ) -> tuple[tuple[int, int, int, int], bool]:
+        """Who tells it, and windows: nothing here but what can be read back from stored mentions. Returns its weights in
         millionths, and whether it is decisive."""
-        ear = entity.ears.get(mention.channel)
-        if ear is None:
-            ear = entity.ears[mention.channel] = _Ear(self._lengths_ms, self._novelty, self._chorus)
+        ear = entity.ears[mention.channel]
         at_ms, author, channel = mention.published_at_ms, mention.author, mention.channel
         share = self._shares.hear(at_ms, channel, mention.source)
         newcomer, strangers = False, 0.0
         if author is not None:
             newcomer = self._newcomers.hear(at_ms, author)
             ear.strangers = strangers = self._strangers.hear(at_ms, channel, "new" if newcomer else "known")
-        hearing = ear.novelty.hear(at_ms, mention.text, author, None)
         heard, fresh, spoken, crowd = hearing.heard, hearing.fresh, hearing.spoken, hearing.crowd
         copy = heard.copied is not None
         echo = newcomer and ear.chorus.is_echo(mention.text, copy=copy, crowd=crowd, spoken=spoken)
@@ -624,7 +653,8 @@ class PartitionCore:
         """What a story's voice is worth, in millionths; see VoiceRules. How many follow an author counts nothing."""
         own = self._rules.voices
         weight = own.stale_weight + (1.0 - own.stale_weight) * min(1.0, fresh / FRESH_ENOUGH)
-        weight /= (1.0 + own.author_discount * spoken) ** 2 * (1.0 + own.crowd_discount * crowd)
+        if spoken or crowd:
+            weight /= (1.0 + own.author_discount * spoken) ** 2 * (1.0 + own.crowd_discount * crowd)
         if "$" in mention.text:
             weight *= float(max(1, len(_CASHTAG.findall(mention.text))) ** -own.list_discount)
         return round(weight * min(max(room, 0.0), 1.0) * UNIT)
@@ -707,6 +737,7 @@ class PartitionCore:
     def _start_evaluating(self, at_ms: int) -> None:
         """Bring what all entities share to this moment."""
         self._exposures.clear()
+        self._market_now.clear()
         self._watched = max(1, max((market.entities for market in self._markets.values()), default=1))
         for channel, loud in self._loud.items():
             sums = self._loud_sums[channel]
@@ -732,7 +763,7 @@ class PartitionCore:
         firing: list[_Firing] = []
         for ledger, (channel, signal) in signals.items():
             budget.observe(ledger, name, signal.score, at_ms)
-            if not budget.may_fire(ledger, signal.score, at_ms):
+            if not budget.may_fire(ledger, signal.score, at_ms, entities):
                 continue
             allowed = budget.allowed(ledger, at_ms)
             rate = budget.rate(ledger, signal.score, entities)
@@ -757,53 +788,70 @@ class PartitionCore:
         self, name: str, entity: _Entity, at_ms: int, channels: Collection[str]
     ) -> dict[str, tuple[str, Signal]]:
         """The best reading for each ledger of the budget over these channels, with its channel."""
-        own, best = self._rules.detectors, dict[str, tuple[str, Signal]]()
-
-        def keep(channel: str, signal: Signal | None, ledger: str = "") -> None:
-            if signal is not None:
-                ledger = ledger or signal.kind
+        best: dict[str, tuple[str, Signal]] = {}
+        for channel in sorted(channels):
+            for ledger, signal in self._channel_signals(name, entity, at_ms, channel):
                 if ledger not in best or signal.score > best[ledger][1].score:
                     best[ledger] = (channel, signal)
-
-        for channel in sorted(channels):
-            ear, habit, market = entity.ears[channel], entity.habits[channel], self._markets[channel]
-            if market.hour - market.first_hour < RECORD_H_MIN:
-                continue
-            windows, voices_min = ear.sums.move_to(at_ms), self._voices_min(channel)
-            if windows[-1].total < voices_min:
-                continue
-            usual = self._usual(name, entity, channel, at_ms)
-            factor, market_tone = self._market_move(channel, windows[self._market_index], at_ms)
-            peak = 0.0
-            for index, window_s, ledger in self._burst_windows:
-                if windows[index].total < (voices_min if ledger == "burst" else own.short_voices_min):
-                    continue
-                voices = _with_decisive(windows[index], ear.decisive, at_ms - 1000 * window_s, usual.rarity)
-                exposed = self._exposure(channel, at_ms, window_s)
-                excess = surplus(voices.total, usual.voices * exposed * factor, usual.size)
-                if excess > 0.0:
-                    peak = excess
-                    keep(channel, burst(voices, scaled(usual, exposed, factor, market_tone), window_s, own), ledger)
-            note_peak(habit, peak)
-            window_s, drifting = own.tone_window_s, any(habit.bank)
-            heard = windows[self._tone_index]
-            if heard.total >= voices_min and (drifting or heard.total * usual.rarity >= own.tone_voices_min):
-                voices = _with_decisive(heard, ear.decisive, at_ms - 1000 * window_s, usual.rarity)
-                tone_usual = scaled(usual, self._exposure(channel, at_ms, window_s), factor, market_tone)
-                keep(channel, tone_shift(voices, tone_usual, window_s, own))
-                keep(channel, drift(voices, tone_usual, window_s, habit.bank))
         if len(entity.ears) > 1:
-            keep("news", self._divergence(name, entity, at_ms))
+            signal = self._divergence(name, entity, at_ms)
+            if signal is not None:
+                best[signal.kind] = ("news", signal)
         return best
+
+    def _channel_signals(self, name: str, entity: _Entity, at_ms: int, channel: str) -> Iterable[tuple[str, Signal]]:
+        """Every reading of one channel, with its ledger."""
+        ear, habit, market = entity.ears[channel], entity.habits[channel], self._markets[channel]
+        if market.hour - market.first_hour < RECORD_H_MIN:
+            return ()
+        own, sums, voices_min = self._rules.detectors, ear.sums, self._voices_min[channel]
+        sums.move_to(at_ms)
+        most = sums.total(self._longest_index)
+        if most < voices_min:
+            return ()
+        found: list[tuple[str, Signal]] = []
+        usual = self._usual(name, entity, channel, at_ms)
+        rarity, decisive = usual.rarity, ear.decisive
+        factor, market_tone = self._market_move(channel, sums.window(self._market_index), at_ms)
+        peak = 0.0
+        for index, window_s, ledger, least in self._bursts[channel]:
+            # Windows are nested: none holds more than the one before it.
+            if most < least or (most := sums.total(index)) < least:
+                continue
+            total, start_ms = most, at_ms - 1000 * window_s
+            if decisive is not None:
+                total = _with_decisive(sums.window(index), decisive, start_ms, rarity).total
+            exposed = self._exposure(channel, at_ms, window_s)
+            excess = surplus(total, usual.voices * exposed * factor, usual.size)
+            if excess > 0.0:
+                peak = peak or excess
+                voices = _with_decisive(sums.window(index), decisive, start_ms, rarity)
+                signal = burst(voices, scaled(usual, exposed, factor, market_tone), window_s, own)
+                if signal is not None:
+                    found.append((ledger, signal))
+        note_peak(habit, peak)
+        voices, drifting = sums.window(self._tone_index), any(habit.bank)
+        if voices.total >= voices_min and (drifting or voices.total * rarity >= self._tone_min):
+            window_s = own.tone_window_s
+            voices = _with_decisive(voices, decisive, at_ms - 1000 * window_s, rarity)
+            tone_usual = scaled(usual, self._exposure(channel, at_ms, window_s), factor, market_tone)
+            read = (
+                tone_shift(voices, tone_usual, window_s, own),
+                drift(voices, tone_usual, window_s, habit.bank),
+            )
+            found += [(signal.kind, signal) for signal in read if signal is not None]
+        return found
 
     def _divergence(self, name: str, entity: _Entity, at_ms: int) -> Signal | None:
         """News against social, once both have said enough today."""
         own = self._rules.detectors
         window_s = own.divergence_window_s
-        news = entity.ears["news"].sums.move_to(at_ms)[self._day_index]
-        social = entity.ears["social"].sums.move_to(at_ms)[self._day_index]
-        if min(news.total, social.total) < own.tone_voices_min:
+        of_news, of_social = entity.ears["news"].sums, entity.ears["social"].sums
+        of_news.move_to(at_ms)
+        of_social.move_to(at_ms)
+        if of_news.total(self._day_index) < self._tone_min or of_social.total(self._day_index) < self._tone_min:
             return None
+        news, social = of_news.window(self._day_index), of_social.window(self._day_index)
         usual_news = self._usual(name, entity, "news", at_ms)
         usual_social = self._usual(name, entity, "social", at_ms)
         signal = divergence(news, usual_news, social, usual_social, window_s=window_s, rules=own)
@@ -822,18 +870,18 @@ class PartitionCore:
             ear.usual_of = of
         return ear.usual
 
-    def _voices_min(self, channel: str) -> float:
-        own = self._rules.detectors
-        return own.voices_min_social if channel == "social" else own.voices_min_news
-
     def _market_move(self, channel: str, own: Voices, at_ms: int) -> tuple[float, float]:
         """How much louder than usual all the others are, and how their tone has moved, in the last four hours."""
-        market, (total_u, polarity_u) = self._markets[channel], self._loud_sums[channel]
-        others, polarity = total_u / UNIT - own.total, polarity_u / UNIT - own.polarity
-        usual = market.level * self._exposure(channel, at_ms, MARKET_S)
-        usual *= 1.0 - 1.0 / max(market.entities, 2)
-        factor = min(max((others + 20.0) / (usual + 20.0), 1.0), 3.0)
-        return factor, (polarity - others * market.tone) / (others + 20.0)
+        known = self._market_now.get(channel)
+        if known is None:
+            market, (total_u, polarity_u) = self._markets[channel], self._loud_sums[channel]
+            usual = market.level * self._exposure(channel, at_ms, MARKET_S)
+            usual *= 1.0 - 1.0 / max(market.entities, 2)
+            known = self._market_now[channel] = (total_u / UNIT, polarity_u / UNIT, usual + 20.0, market.tone)
+        total, polarity, usual, tone = known
+        others = total - own.total
+        factor = min(max((others + 20.0) / usual, 1.0), 3.0)
+        return factor, (polarity - own.polarity - others * tone) / (others + 20.0)
 
     def _exposure(self, channel: str, at_ms: int, window_s: int) -> float:
         """Average hours in the window; the same for all entities at one moment."""
@@ -969,7 +1017,7 @@ class PartitionCore:
             known = [each for each in said if each.mention.id not in missing]
             lately = sum(each.weight for each in known if each.mention.published_at_ms >= at_ms - STANDS_MS)
             voices = as_known(known, signal.voices, lately * strangers / (1.0 - strangers))
-            least = self._voices_min(channel)
+            least = self._voices_min[channel]
             return score_of(voices, signal, voices_min=least, rules=own.detectors) >= threshold
         if sum(each.weight for each in gone) <= strangers * sum(each.weight for each in said):
             return True
@@ -1123,8 +1171,9 @@ class PartitionCore:
 
     def _over_the_day(self, name: str, entity: _Entity, signal: Signal, channel: str, at_ms: int) -> Signal:
         """A drift is told by the voices of the last day: those of the tone's window say little of what took so long."""
-        windows, day_s = entity.ears[channel].sums.move_to(at_ms), self._rules.windows_s[self._day_index]
-        voices, moved = windows[self._day_index], self._market_move(channel, windows[self._market_index], at_ms)
+        sums, day_s = entity.ears[channel].sums, self._rules.windows_s[self._day_index]
+        sums.move_to(at_ms)
+        voices, moved = sums.window(self._day_index), self._market_move(channel, sums.window(self._market_index), at_ms)
         usual = scaled(self._usual(name, entity, channel, at_ms), self._exposure(channel, at_ms, day_s), *moved)
         tone = voices.polarity / voices.total - usual.tone
         return msgspec.structs.replace(signal, window_s=day_s, voices=voices, expected=usual, tone=tone)
@@ -1141,7 +1190,7 @@ class PartitionCore:
         if signal.kind == "divergence":
             social = self._usual(name, entity, "social", at_ms)
             return over_channels(signal, said, social=social, window_s=signal.window_s, rules=own.detectors)
-        return over_window(signal, said, voices_min=self._voices_min(channel), rules=own.detectors)
+        return over_window(signal, said, voices_min=self._voices_min[channel], rules=own.detectors)
 
     # State.
 
@@ -1171,7 +1220,8 @@ class PartitionCore:
             else:
                 levels = self._levels.get(mention.channel)
                 heard = levels.level(mention) if levels is not None else mention
-                self._hear(self._wake(mention.entity), heard)
+                (hearing,) = self._novelties([heard])
+                self._hear(self._entities[mention.entity], heard, hearing)
         self._brigades.clear()  # told already
         if folded_to_ms is not None:
             self._start_evaluating(folded_to_ms)
@@ -1211,16 +1261,17 @@ def _said(stories: Iterable[Story], decisive: Story | None, rarity: float) -> li
 def _room(told: Told, *, own: VoiceRules, share: float, strangers: float | None) -> float:
     """How many voices its source has left, and where the author is new, how many all newcomers have: see VoiceRules."""
 
-    def left(cap: float, usual: float, others: int, same: int) -> float:
-        return (cap + usual * others) / max(1.0 - usual, 1e-6) - same
-
-    room = left(own.source_cap, share, told.by_other_sources, told.same_source)
+    room = _left(own.source_cap, share, told.by_other_sources, told.same_source)
     if strangers is not None:
         usual = min(strangers, STRANGERS_MAX)
-        many = left(own.newcomer_cap, usual, told.by_others, told.by_newcomers) + told.newcomers_before / 6
-        few = left(own.newcomer_cap, usual, told.by_others_h, told.by_newcomers_h) + told.newcomers_before / 24
+        many = _left(own.newcomer_cap, usual, told.by_others, told.by_newcomers) + told.newcomers_before / 6
+        few = _left(own.newcomer_cap, usual, told.by_others_h, told.by_newcomers_h) + told.newcomers_before / 24
         room = min(room, many, few)
     return room
+
+
+def _left(cap: float, usual: float, others: int, same: int) -> float:
+    return (cap + usual * others) / max(1.0 - usual, 1e-6) - same
 
 
 def _watermark_policy(policy: WatchPolicy) -> WatermarkPolicy:

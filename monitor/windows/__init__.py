@@ -7,7 +7,7 @@ record moves nothing; a restart that reads the horizons of what decided back (se
 from monitor.windows.buckets import BucketRow, bucket_start_ms
 from monitor.windows.chorus import Brigade, Chorus, ChorusPolicy
 from monitor.windows.newcomers import Newcomers, NewcomersState
-from monitor.windows.novelty import Heard, Hearing, NoveltyMemory, NoveltyPolicy, Print, is_copy
+from monitor.windows.novelty import Heard, Hearing, NoveltyMemory, NoveltyPolicy, Print, fingerprint, is_copy
 from monitor.windows.shares import Shares
 from monitor.windows.sums import UNIT, SlidingSums, Story
 from monitor.windows.tellers import Tellers, Told
@@ -35,5 +35,6 @@ __all__ = [
     "Watermark",
     "WatermarkPolicy",
     "bucket_start_ms",
+    "fingerprint",
     "is_copy",
 ]

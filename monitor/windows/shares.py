@@ -12,6 +12,9 @@ HOUR_MS = 3_600_000
 HOURS = 24
 
 
+Counts = dict[str, dict[str | None, int]]  # by channel and source; None: all sources of the channel
+
+
 class Shares:
     """The sources of one partition. Items must come in event-time order."""
 
@@ -19,31 +22,36 @@ class Shares:
 
     def __init__(self) -> None:
         self._hour: int | None = None
-        self._open: dict[tuple[str, str | None], int] = {}
-        self._closed: deque[tuple[int, dict[tuple[str, str | None], int]]] = deque()
-        self._totals: dict[tuple[str, str | None], int] = {}
+        self._open: Counts = {}
+        self._closed: deque[tuple[int, Counts]] = deque()
+        self._totals: Counts = {}
 
     def hear(self, at_ms: int, channel: str, source: str) -> float:
         """Count one item; returns its source's share of the channel, 1 while nothing is known."""
         hour = at_ms // HOUR_MS
         if hour != self._hour:
             self._turn(hour)
-        for key in ((channel, source), (channel, None)):
-            self._open[key] = self._open.get(key, 0) + 1
-        total = self._totals.get((channel, None))
-        return self._totals.get((channel, source), 0) / total if total else 1.0
+        counts = self._open.get(channel)
+        if counts is None:
+            counts = self._open[channel] = {None: 0}
+        counts[None] += 1
+        counts[source] = counts.get(source, 0) + 1
+        totals = self._totals.get(channel)
+        return totals.get(source, 0) / totals[None] if totals else 1.0
 
     def _turn(self, hour: int) -> None:
         totals = self._totals
         if self._hour is not None:
             self._closed.append((self._hour, self._open))
-            for key, count in self._open.items():
-                totals[key] = totals.get(key, 0) + count
+            for channel, counts in self._open.items():
+                known = totals.setdefault(channel, {})
+                for source, count in counts.items():
+                    known[source] = known.get(source, 0) + count
         while self._closed and self._closed[0][0] < hour - HOURS:
-            for key, count in self._closed.popleft()[1].items():
-                left = totals[key] - count
-                if left:
-                    totals[key] = left
-                else:
-                    del totals[key]
+            for channel, counts in self._closed.popleft()[1].items():
+                known = totals[channel]
+                for source, count in counts.items():
+                    known[source] -= count
+                    if not known[source]:
+                        del known[source]
         self._hour, self._open = hour, {}

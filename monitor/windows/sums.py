@@ -36,16 +36,17 @@ class Story(msgspec.Struct, kw_only=True, eq=False, gc=False):
 
 
 class SlidingSums:
-    """Sums over several windows at once; constant time a story, and a bisection a window."""
+    """Sums over several windows at once. A story costs the same however many windows there are, and a window that nobody asks
+    for costs nothing."""
 
     __slots__ = ("_at_ms", "_before", "_first", "_lengths_ms", "_now_ms", "_said", "_windows", "stories")
 
     def __init__(self, lengths_ms: tuple[int, ...]) -> None:
         assert lengths_ms == tuple(sorted(lengths_ms)), "windows go from short to long"
         self._lengths_ms = lengths_ms
-        self._first = [0] * len(lengths_ms)
-        self._now_ms: int | None = None  # of `_windows`, while nothing came after it
-        self._windows: list[Voices] = []
+        self._first = [0] * len(lengths_ms)  # of each window, when it was last asked for: it may lag behind
+        self._now_ms: int | None = None
+        self._windows: dict[int, Voices] = {}  # those that were asked for at this moment
         self._said = (0, 0, 0, 0)
         self._before: list[tuple[int, int, int, int]] = []
         self._at_ms: list[int] = []
@@ -53,7 +54,7 @@ class SlidingSums:
 
     def add(self, story: Story) -> None:
         """Stories come in event-time order."""
-        self._now_ms = None
+        self._windows.clear()
         self.stories.append(story)
         self._at_ms.append(story.at_ms)
         self._before.append(self._said)
@@ -65,30 +66,49 @@ class SlidingSums:
             polarity + story.polarity_u,
         )
 
-    def move_to(self, now_ms: int) -> list[Voices]:
-        """The sums of every window, from short to long: window w is [now_ms − w, now_ms). What lies before is taken away."""
+    def move_to(self, now_ms: int) -> None:
+        """Let every window end here: window w is [now_ms − w, now_ms). What lies before the longest is taken away, by halves."""
         if now_ms == self._now_ms:
-            return self._windows
-        at_ms, before, said, firsts = self._at_ms, self._before, self._said, self._first
-        count, windows = len(at_ms), []
-        for index, length_ms in enumerate(self._lengths_ms):
-            firsts[index] = first = bisect_left(at_ms, now_ms - length_ms, firsts[index])
-            gone = before[first] if first < count else said
-            windows.append(
-                Voices(
-                    total=(said[0] - gone[0]) / UNIT,
-                    negative=(said[1] - gone[1]) / UNIT,
-                    positive=(said[2] - gone[2]) / UNIT,
-                    polarity=(said[3] - gone[3]) / UNIT,
-                )
-            )
-        first = firsts[-1]
+            return
+        self._now_ms = now_ms
+        self._windows.clear()
+        at_ms = self._at_ms
+        if not at_ms or at_ms[0] >= now_ms - self._lengths_ms[-1]:
+            return
+        first, count = self._first_of(len(self._lengths_ms) - 1), len(at_ms)
         if (first > 32 and first * 2 > count) or first == count:
-            del self.stories[:first], at_ms[:first], before[:first]
-            self._first = [each - first for each in firsts]
-        self._now_ms, self._windows = now_ms, windows
-        return windows
+            del self.stories[:first], at_ms[:first], self._before[:first]
+            self._first = [max(each - first, 0) for each in self._first]
+
+    def total(self, index: int) -> float:
+        """The voices of one window, from short to long: no window holds more than a longer one."""
+        first = self._first_of(index)
+        before = self._before
+        return (self._said[0] - before[first][0]) / UNIT if first < len(before) else 0.0
+
+    def window(self, index: int) -> Voices:
+        """The sums of one window."""
+        known = self._windows.get(index)
+        if known is None:
+            first, before, said = self._first_of(index), self._before, self._said
+            gone = before[first] if first < len(before) else said
+            known = self._windows[index] = Voices(
+                total=(said[0] - gone[0]) / UNIT,
+                negative=(said[1] - gone[1]) / UNIT,
+                positive=(said[2] - gone[2]) / UNIT,
+                polarity=(said[3] - gone[3]) / UNIT,
+            )
+        return known
 
     def inside(self, index: int) -> list[Story]:
-        """The stories of one window as of the last `move_to`, oldest first."""
-        return self.stories[self._first[index] :]
+        """The stories of one window, oldest first."""
+        return self.stories[self._first_of(index) :]
+
+    def _first_of(self, index: int) -> int:
+        first, at_ms = self._first[index], self._at_ms
+        if self._now_ms is None or first == len(at_ms):
+            return first
+        start_ms = self._now_ms - self._lengths_ms[index]
+        if at_ms[first] < start_ms:
+            self._first[index] = first = bisect_left(at_ms, start_ms, first + 1)
+        return first

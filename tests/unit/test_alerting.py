@@ -237,7 +237,7 @@ def test_a_reading_that_is_turned_away_unranked_could_not_have_fired() -> None:
         own.move_to(at_ms)
         own.observe("burst", f"e{k % 50}", score, at_ms)
         fires = own.rate("burst", score, 50) <= own.allowed("burst", at_ms)
-        if not own.may_fire("burst", score, at_ms):
+        if not own.may_fire("burst", score, at_ms, 50):
             turned_away += 1
             assert not fires
         elif fires:

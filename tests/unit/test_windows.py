@@ -148,7 +148,8 @@ def test_sliding_sums_are_those_of_the_stories_inside(stories: list[tuple[int, i
     sums = SlidingSums((100, 2_000))
     for at_ms, weight in sorted(stories):
         sums.add(Story(at_ms=at_ms, total_u=weight, negative_u=weight, positive_u=0, polarity_u=-weight, mention=None))
-    windows = sums.move_to(now_ms)
+    sums.move_to(now_ms)
     for index, length in enumerate((100, 2_000)):
         inside = sum(weight for at_ms, weight in stories if at_ms >= now_ms - length)
-        assert windows[index].total == inside / UNIT
+        assert sums.window(index).total == sums.total(index) == inside / UNIT
+        assert sum(story.total_u for story in sums.inside(index)) == inside

@@ -181,7 +181,7 @@ class Budget:
         count = louder - 0.5 * known
         if louder < _RANKED_MIN and (tail := self._tail(ledger)) is not None:
             share = (louder - 1.0) / (_RANKED_MIN - 1.0)
-            beyond = tail.count * math.exp(-max(place - tail.where, 0.0) / tail.spread)
+            beyond = tail.peaks * math.exp(-max(place - tail.where, 0.0) / tail.spread)
             count = share * count + (1.0 - share) * min(count, beyond)
         return float((count + theory) / (state.days + rules.prior_days))
 
@@ -225,7 +225,7 @@ class Budget:
 class _Tail(NamedTuple):
     """So many peaks lie at bin `where` or above; beyond, the record goes on as they fell: exponential, by `spread` bins."""
 
-    count: float
+    peaks: float
     where: int
     spread: float
 

@@ -62,7 +62,13 @@ PURE = (
     "learning/evaluate.py",
     "learning/findings.py",
     "learning/report.py",
-    "loops/core.py",
+    "loops/core/contract.py",
+    "loops/core/hearing.py",
+    "loops/core/life.py",
+    "loops/core/memory.py",
+    "loops/core/partition.py",
+    "loops/core/signals.py",
+    "loops/core/telling.py",
     "loops/offsets.py",
 )
 WORLD = {

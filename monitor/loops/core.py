@@ -58,6 +58,7 @@ from monitor.alerting import (
     scaled,
     score_of,
     severity,
+    share_move_pct,
     step,
     support,
     surplus,
@@ -690,13 +691,16 @@ class PartitionCore:
         )
 
     def _is_decisive(self, mention: ScoredMention) -> bool:
-        """An event that may stand alone, told in a clear tone: tagged by the model, or named in the title."""
+        """An event that may stand alone, told in a clear tone: tagged by the model, or named in the title, or a large move."""
         if abs(mention.polarity) < 0.3:
             return False
         if self._decisive and any(event.casefold() in self._decisive for event in mention.events):
             return True
         title = mention.text.split("\n", 1)[0].casefold()
-        return any(map(title.__contains__, self._words))
+        if any(map(title.__contains__, self._words)):
+            return True
+        least = self._rules.voices.decisive_move_pct
+        return least > 0.0 and share_move_pct(title) >= least
 
     # Evaluating.
 

@@ -32,6 +32,7 @@ from monitor.alerting.lifecycle import (
     severity,
     step,
 )
+from monitor.alerting.moves import share_move_pct
 from monitor.alerting.paging import (
     Message,
     Pager,
@@ -122,6 +123,7 @@ __all__ = [
     "scaled",
     "score_of",
     "severity",
+    "share_move_pct",
     "step",
     "support",
     "surplus",

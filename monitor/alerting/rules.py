@@ -65,7 +65,8 @@ class VoiceRules(_Section):
     a small one can't fire alone, the only one has no limit. All accounts that are new to the partition today count as one such
     source, with `newcomer_cap`, in an hour and in four, beside as many as spoke in the 24 hours before.
     `brigade_accounts_min` newcomers who echo one another within four hours are a brigade; echoes of one have no voice. A
-    decisive story is of one of `decisive_events`, or has one of `decisive_words` in its title.
+    decisive story is of one of `decisive_events`, or has one of `decisive_words` in its title, or the title says that shares
+    moved by `decisive_move_pct` or more (0: none is).
     """
 
     author_discount: Annotated[float, Field(ge=0)] = 1.0
@@ -77,6 +78,7 @@ class VoiceRules(_Section):
     brigade_accounts_min: Annotated[int, Field(ge=10)] = 40
     decisive_events: tuple[str, ...] = ()
     decisive_words: tuple[str, ...] = ()
+    decisive_move_pct: Annotated[float, Field(ge=0)] = 0.0
 
 
 class BaselineRules(_Section):

@@ -10,7 +10,7 @@ import re
 from collections import deque
 from collections.abc import Iterable
 
-from monitor.alerting import MARKET_S, Rules, VoiceRules
+from monitor.alerting import MARKET_S, Rules, VoiceRules, share_move_pct
 from monitor.loops.core.memory import HORIZON_MS, Ear, Entity
 from monitor.records import Channel, Notice, ScoredMention
 from monitor.windows import (
@@ -170,13 +170,16 @@ class Listener:
         return round(weight * min(max(room, 0.0), 1.0) * UNIT)
 
     def _is_decisive(self, mention: ScoredMention) -> bool:
-        """An event that may stand alone, told in a clear tone: tagged by the model, or named in the title."""
+        """An event that may stand alone, told in a clear tone: tagged by the model, or named in the title, or a large move."""
         if abs(mention.polarity) < 0.3:
             return False
         if self._decisive and any(event.casefold() in self._decisive for event in mention.events):
             return True
         title = mention.text.split("\n", 1)[0].casefold()
-        return any(map(title.__contains__, self._words))
+        if any(map(title.__contains__, self._words)):
+            return True
+        least = self._voices.decisive_move_pct
+        return least > 0.0 and share_move_pct(title) >= least
 
 
 def _room(told: Told, *, own: VoiceRules, share: float, strangers: float | None) -> float:

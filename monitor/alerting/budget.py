@@ -4,7 +4,7 @@ Two parts, both driven by event time alone:
 
 1. Rank. An episode is a stretch of one entity of at most a cooldown's length; its peak is what counts, because an alert
    fires once per stretch, so autocorrelation within it doesn't matter. The record of a detector holds the peaks of the
-   whole watchlist, fading with one half-life (a young one sooner), and answers how many episodes a day reach a score s:
+   whole watchlist, fading with one half-life, and answers how many episodes a day reach a score s:
 
        λ(s) = (#{peaks ≥ s} − ½ + D₀ · E · 10^(−s / h)) / (D + D₀)
 
@@ -47,7 +47,6 @@ HOUR_MS = 3_600_000
 _BINS = 288  # of width 2% of 1 + score, which is enough for scores up to 300
 _BINS_A_NEPER = 50.0
 _COLD_DAYS = 3.0
-_YOUNG = 1.5  # a record's half-life is at most so many times what it is worth
 _HEAVY = 3.0  # how many times too large scores are taken to be at a cold start
 _RANKED_MIN = 5.0  # where fewer are louder, the tail speaks
 _TAIL = 20.0  # peaks that it is fitted to, at most; and at least
@@ -89,7 +88,7 @@ class BudgetState(msgspec.Struct, array_like=True):
 class Budget:
     """Answers how rare a score is and whether it may fire. `share` is this partition's part of the watchlist's budget."""
 
-    __slots__ = ("_gap_ms", "_most", "_per_day", "_rules", "_sure", "_tails", "_weights", "state")
+    __slots__ = ("_fade", "_gap_ms", "_most", "_per_day", "_rules", "_sure", "_tails", "_weights", "state")
 
     def __init__(
         self, *, rules: BudgetRules, shares: Mapping[str, float], gap_ms: int, share: float, state: BudgetState
@@ -101,6 +100,7 @@ class Budget:
         self._weights = shares
         self._sure: dict[str, tuple[int, float]] = {}
         self._tails: dict[str, _Tail | None] = {}  # of the records as they stand
+        self._fade = 0.5 ** (1.0 / (24.0 * rules.half_life_days))
         for name in shares:
             state.ledgers.setdefault(name, Ledger())
 
@@ -112,10 +112,9 @@ class Budget:
             return
         state.at_hour = hour
         self._tails.clear()
-        hourly = 0.5 ** (1.0 / (24.0 * self._half_life_days()))
-        fade = hourly**passed
+        fade = self._fade**passed
         # The sum of a geometric series: what `passed` hours are worth, each faded by those after it.
-        state.days = state.days * fade + (1.0 - fade) / (1.0 - hourly) / 24.0
+        state.days = state.days * fade + (1.0 - fade) / (1.0 - self._fade) / 24.0
         for record in state.ledgers.values():
             record.peaks = [weight * fade for weight in record.peaks]
             record.now = {
@@ -218,10 +217,6 @@ class Budget:
 
     def _heavy(self) -> float:
         return _HEAVY + (1.0 - _HEAVY) * min(1.0, self.state.days / _COLD_DAYS)
-
-    def _half_life_days(self) -> float:
-        """A young record forgets sooner: its first peaks were read against baselines that hadn't settled, and are too loud."""
-        return min(self._rules.half_life_days, max(_COLD_DAYS, _YOUNG * self.state.days))
 
     def _gain(self) -> float:
         return max(self._rules.gain, 1.0 / (self.state.days + self._rules.prior_days))

@@ -331,6 +331,8 @@ class FaultyStore:
             for claim in answer:
                 self._world.note(f"    {self._name}: claims {claim.id}")
                 self.claimed[claim.id] = (claim.lease_until_ms, self._world.jumps)
+                told_ms = claim.lease_until_ms - round(1000 * self._world.clock.monotonic_s())
+                self._world.claimants_ms[claim.id].append(told_ms)
         elif what == "mark_delivered" and answer:
             self._world.note(f"    {self._name}: closed {args[0]}")
 
@@ -359,9 +361,15 @@ class Subscriber:
         return self.name != "boss" or severity != "low"
 
 
+_CLOCKS_APART_MS = 60_000  # what `WallSteps` tolerates
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accepted:
-    """What a receiver has taken. `closed`: the outbox had recorded it as delivered already, and no lease had run out."""
+    """What a receiver has taken. `again_for_nothing`: the outbox had recorded it as delivered already, no lease had run out,
+    and the processes that claimed it agree on the time: of two that began on either side of a set clock one takes the
+    other's lease for run out, and a receiver gets the same id twice.
+    """
 
     receiver: str
     id: str
@@ -413,6 +421,8 @@ class SimReceiver:
         closed = {d.id for d in self._inbox.store.deliveries(limit=10_000, status="delivered")}
         lease_until_ms, jumps = self._store.claimed.get(message_id, (0, -1))
         excused = self._world.clock.now_ms() >= lease_until_ms or jumps != self._world.jumps
+        claimants_ms = self._world.claimants_ms[message_id] or [0]
+        excused = excused or max(claimants_ms) - min(claimants_ms) > _CLOCKS_APART_MS
         self._inbox.accepted.append(
             Accepted(
                 receiver=self.name,

@@ -6,8 +6,8 @@ import re
 
 _SHARES = re.compile(r"\b(?:shares?|stocks?)\b")
 _MOVE = re.compile(
-    r"\b(?:falls?|fell|drops?|dropped|down|lower|los(?:es|t)|slid(?:es?)?|sinks?|sank|tumbl\w+|plung\w+|plummet\w*|slump\w*|div(?:es|ed)"
-    r"|sheds?|crash\w*|crater\w*|jump(?:s|ed)?|ris(?:es|ing)|rose|gain(?:s|ed)?|climb(?:s|ed)?|soar\w*|surg\w+|spik\w+|rall(?:y|ies|ied)"
+    r"\b(?:falls?|fell|drops?|dropped|down|lower|los(?:es?|t)|slid(?:es?)?|sinks?|sank|tumbl\w+|plung\w+|plummet\w*|slump\w*|div(?:es?|ed)"
+    r"|sheds?|crash\w*|crater\w*|jump(?:s|ed)?|ris(?:es?|ing)|rose|gain(?:s|ed)?|climb(?:s|ed)?|soar\w*|surg\w+|spik\w+|rall(?:y|ies|ied)"
     r"|leaps?|leapt|up|higher|pop(?:s|ped)?)"
     r"\s(?:by\s|over\s|about\s|some\s|nearly\s|almost\s|more\sthan\s|as\smuch\sas\s)?(\d{1,3}(?:\.\d+)?)\s?(?:%|pct\b|percent\b|per\scent\b)"
 )

@@ -1,7 +1,7 @@
 """A brigade: many accounts that nobody has heard of, all at once, all saying nearly the same, and nobody quoting anybody.
 
     accounts   ·  ·  ·· ····················· ··· ·
-                      │ the 40th echo of a newcomer within 4 h, and echoes are most of what is said
+                      │ the 40th echo of a newcomer within 4 h, and echoes are much of what is said
                       └ it is a brigade since its first echo; from here on its echoes have no voice
 
 A post is an echo when it copies another, or so many others have half of its word pairs, its author was not heard of in the
@@ -20,11 +20,14 @@ _FORWARDS = ("RT @", "RT:", "MT @", "“@", '"@', "via @")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChorusPolicy:
-    """`accounts_min` newcomers that echo within `window_ms`, at least `share_min` of all posts; echo: see `crowd_min`."""
+    """`accounts_min` newcomers that echo within `window_ms`, at least `share_min` of all posts; echo: see `crowd_min`.
+
+    Two fifths and not half: a brigade's own first posts echo nobody yet.
+    """
 
     window_ms: int = 4 * 3_600_000
     accounts_min: int = 40
-    share_min: float = 0.5
+    share_min: float = 0.4
     crowd_min: int = 3
 
 

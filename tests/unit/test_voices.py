@@ -238,3 +238,13 @@ def test_when_everything_falls_the_index_fires_and_its_members_stay_under_it() -
     members_told = {step.alert for step in result.told.settled if step.reason == "under_market_alert"}
     assert len(opened) > 2
     assert len(members_told) >= len(opened) - 2
+
+
+@pytest.mark.parametrize("hours", [1.0, 6.0])
+def test_a_brigade_beside_talk_that_nearly_fires_adds_no_alert(hours: float) -> None:
+    """Its own posts make newcomers usual for a day, and are a large part of what is said before they can echo."""
+    rng = random.Random(5)
+    quiet = chatter(rng, start_ms=START_MS, days=12, per_day=40.0)
+    result = run([*quiet, *brigade(rng, start_ms=EVENT_MS, hours=hours, moulds=1)])
+    assert fired(result) == fired(run(quiet))
+    assert result.notices

@@ -227,8 +227,9 @@ class Life:
         ]
         if not unknown:
             return True
-        # Where nearly everybody is new, the known tell nothing of how many more to expect; in a brigade they tell the wrong.
-        on = ear.chorus.brigade is not None
+        # Where nearly everybody is new, the known tell nothing of how many more to expect; in a brigade they tell the wrong, and
+        # for as long as its posts are heard, for it made the newcomers' share itself.
+        on = ear.chorus.brigade is not None or any(since_ms <= story.at_ms <= last_ms for story in unknown)
         strangers = 0.0 if on or ear.strangers >= STRANGERS_SURE else ear.strangers
         threshold = min(budget.needed(firing.ledger, at_ms, self._watched), signal.score)
         counts = signal.kind in {"burst", "tone"}

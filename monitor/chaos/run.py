@@ -120,7 +120,7 @@ def run_chaos(
         stack.callback(roles.stop)
         roles.wait_until_ready()
         _open(kafka, settings)
-        clock.sleep(2 * settings.watch.idle_tick_s)
+        clock.sleep(10 * settings.watch.idle_tick_s)  # watch asks the group once a tick, and at first in vain
         started_s = clock.monotonic_s()
         halt = threading.Event()
         stack.callback(halt.set)

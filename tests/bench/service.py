@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -25,7 +24,7 @@ from typing import Any
 
 from monitor.broker import EmbeddedBroker, free_port
 from monitor.demo.run import ROLES, role_environment
-from tests.chaos.soak import sample_of, slope
+from tests.chaos.vitals import lag_of, metrics_of, sample_of, slope
 from tests.kafka_broker import ApacheKafka
 from tests.postgres import PostgresServer
 
@@ -53,20 +52,9 @@ def services(embedded: bool) -> Iterator[tuple[str, str]]:
             yield kafka.bootstrap_servers, database.create("history")
 
 
-def metrics_of(port: int) -> dict[str, float]:
-    """Everything that a role tells of itself, labels summed up."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-        text = answer.read().decode()
-    found: dict[str, float] = {}
-    for name, value in re.findall(r"^tapewatch_(\w+)(?:\{[^}]*\})? (\S+)$", text, re.MULTILINE):
-        found[name] = found.get(name, 0.0) + float(value)
-    return found
-
-
-def late_of(port: int) -> int:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-        fates = re.findall(rb'^tapewatch_watch_mentions_total\{fate="(\w+)"\} (\S+)$', answer.read(), re.MULTILINE)
-    return round(sum(float(value) for fate, value in fates if fate == b"late"))
+def told(port: int, name: str) -> int:
+    """One metric of a role, its labels summed up."""
+    return round(sum(metrics_of(port, f"tapewatch_{name}").values()))
 
 
 def wait_until_ready(ports: Mapping[str, int], service: subprocess.Popen[bytes]) -> None:
@@ -107,8 +95,13 @@ def run(stream: Path, topic: str, out: Path, *, embedded: bool, config: Path) ->
         done_s = watch_until_still(ports, pids, player, memory, started)
         assert player.stdout is not None
         sent = json.loads(player.stdout.read())
-        score, watch = metrics_of(ports["score"]), metrics_of(ports["watch"])
-        late = late_of(ports["watch"])
+        figures = {
+            "documents": told(ports["score"], "score_documents_total"),
+            "mentions": told(ports["watch"], "watch_mentions_total"),
+            "repeats": told(ports["watch"], "watch_duplicates_total"),
+            "late": round(metrics_of(ports["watch"], "tapewatch_watch_mentions_total").get("late", 0)),
+            "dead_letters": told(ports["watch"], "watch_dead_letters_total"),
+        }
         listed = subprocess.run(
             [*TAPEWATCH, "alerts", "list", "--limit", "10000", "--json", "--config", str(config)],
             env=environ,
@@ -122,11 +115,7 @@ def run(stream: Path, topic: str, out: Path, *, embedded: bool, config: Path) ->
         "stream": stream.name.removesuffix(".jsonl.gz"),
         "broker": "embedded, SQLite" if embedded else "Apache Kafka, PostgreSQL",
         "sent": sent,
-        "documents": round(score["score_documents_total"]),
-        "mentions": round(watch["watch_mentions_total"]),
-        "repeats": round(watch.get("watch_duplicates_total", 0)),
-        "late": late,
-        "dead_letters": round(watch.get("watch_dead_letters_total", 0)),
+        **figures,
         "alerts": len(alerts),
         "alerts_by_day": dict(sorted(Counter(str(alert["opened_at"])[:10] for alert in alerts).items())),
         "seconds": round(done_s, 1),
@@ -150,20 +139,19 @@ def watch_until_still(
     seen, moved_s = None, 0.0
     while True:
         at_s = time.monotonic() - started
-        score, watch = metrics_of(ports["score"]), metrics_of(ports["watch"])
+        score, watch = ports["score"], ports["watch"]
         state = (
-            score.get("score_documents_total"),
-            watch.get("watch_mentions_total"),
-            watch.get("watch_duplicates_total"),
-            watch.get("watch_transitions_total"),
+            told(score, "score_documents_total"),
+            told(watch, "watch_mentions_total"),
+            told(watch, "watch_duplicates_total"),
+            told(watch, "watch_transitions_total"),
         )
         for role, mb in sample_of(at_s, False, pids, {}).memory_mb.items():
             memory[role].append((at_s, mb))
         if state != seen:
             seen, moved_s = state, at_s
-        folded = watch.get("watch_mentions_total", 0) + watch.get("watch_duplicates_total", 0)
-        waiting = score.get("lag_messages", 0) + score.get("score_queue_documents", 0) + watch.get("lag_messages", 0)
-        waiting += max(0, score.get("score_mentions_total", 0) - folded)
+        waiting = lag_of(score) + told(score, "score_queue_documents") + lag_of(watch)
+        waiting += max(0, told(score, "score_mentions_total") - state[1] - state[2])
         if player.poll() is not None and not waiting and at_s - moved_s > STILL_S:
             return moved_s
         time.sleep(1.0)

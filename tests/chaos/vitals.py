@@ -67,10 +67,11 @@ def _found(pattern: str, text: str) -> str:
 
 
 def metrics_of(port: int, name: str) -> dict[str, float]:
-    """Label → value, as the role tells them itself."""
+    """Label → value, as the role tells them itself; "" for what has no label."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
         text = answer.read().decode()
-    return {m[1]: float(m[2]) for m in re.finditer(rf'^{name}\{{\w+="([^"]*)"\}} (\S+)$', text, re.MULTILINE)}
+    found = re.finditer(rf'^{name}(?:\{{\w+="([^"]*)"\}})? (\S+)$', text, re.MULTILINE)
+    return {m[1] or "": float(m[2]) for m in found}
 
 
 def lag_of(port: int) -> int:

@@ -327,7 +327,7 @@ def bench_pipeline(
         sink.flush()
         while store.counts().mentions < wanted and time.perf_counter() - started < 600:
             roles.check()
-            time.sleep(0.05)
+            time.sleep(0.1)
         seconds, arrived = time.perf_counter() - started, store.counts().mentions
         roles.stop()
     if arrived < wanted:

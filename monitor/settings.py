@@ -66,7 +66,8 @@ class WatchlistSettings(Section):
 
 
 class BundleSettings(Section):
-    """`path` unset means the shipped bundle. With `trusted_keys` only a bundle that one of them signed is served."""
+    """`path` unset means the shipped bundle. With `trusted_keys` only a bundle that one of them signed is served.
+    `threads` are those of one batch; 0: all cores, shared by the batches in flight."""
 
     path: Path | None = None
     trusted_keys: tuple[Path, ...] = ()
@@ -84,7 +85,7 @@ class IntakeSettings(Section):
 
 class ScoreSettings(Section):
     batch_tokens_max: Positive = 2_048
-    batch_documents_max: Positive = 1_024
+    batch_documents_max: Positive = 256
     batches_in_flight: Annotated[int, Field(ge=1, le=8)] = 2
     deadline_ms: Positive = 200
     queue_documents_max: Positive = 4_096

@@ -257,10 +257,6 @@ def _by_day(result: BacktestResult) -> str:
 
 def _trouble(summary: Mapping[str, Any]) -> str:
     storms = [(_moment(s["hour"]), str(s["alerts"]), escape(", ".join(s["entities"]))) for s in summary["storms"]]
-    flaps = [
-        (_moment(f["at"]), escape(f["entity"]), _direction(f["direction"]), f"{f['minutes_after']} min")
-        for f in summary["flaps"]
-    ]
     brigades = [
         (
             _moment(to_rfc3339(b["since_ms"])),
@@ -274,9 +270,16 @@ def _trouble(summary: Mapping[str, Any]) -> str:
     parts = []
     if storms:
         parts += ["<h3>Storms: many alerts in one hour</h3>", _table(("hour", "alerts", "companies"), storms)]
-    if flaps:
-        head = ("opened again", "company", "", "after it was resolved")
-        parts += ["<h3>Flaps: opened again within a day</h3>", _table(head, flaps)]
+    for kind, title in (
+        ("flaps", "Flaps: opened again within a day after it had calmed or turned"),
+        ("renewals", "Renewals: opened again within a day after it had lived its longest"),
+    ):
+        again = [
+            (_moment(f["at"]), escape(f["entity"]), _direction(f["direction"]), f"{f['minutes_after']} min")
+            for f in summary[kind]
+        ]
+        if again:
+            parts += [f"<h3>{title}</h3>", _table(("opened again", "company", "", "after it was resolved"), again)]
     if brigades:
         head_of = ("since", "company", "new accounts", "voices", "the first post")
         parts += [
@@ -375,7 +378,7 @@ def _timelines(result: BacktestResult, summary: Mapping[str, Any]) -> str:
 
 
 def _facts(summary: Mapping[str, Any]) -> str:
-    left_out = ("by_entity", "events", "sweep", "calibration", "storms", "flaps", "brigades")
+    left_out = ("by_entity", "events", "sweep", "calibration", "storms", "flaps", "renewals", "brigades")
     rows = [
         (escape(key.replace("_", " ")), escape(_plain(value)))
         for key, value in sorted(summary.items())

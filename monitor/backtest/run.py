@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import msgspec
 
-from monitor.alerting import Rules, Told, Verdict, page_history
+from monitor.alerting import Reason, Rules, Told, Verdict, page_history
 from monitor.clock import to_rfc3339
 from monitor.intake.kafka import partition_of
 from monitor.loops.core import Fate, Outcome, PartitionCore, WatchPolicy
@@ -59,19 +59,25 @@ class BacktestResult:
         ]
 
     def flaps(self) -> list[dict[str, Any]]:
-        """Alerts that opened within a day after the same company's last in the same direction was resolved."""
-        resolved: dict[tuple[str, str], int] = {}
-        found = []
+        """Alerts that opened within a day after the same company's last in the same direction had calmed or turned."""
+        return [again for again, expired in self._opened_again() if not expired]
+
+    def renewals(self) -> list[dict[str, Any]]:
+        """Alerts that opened within a day after the same company's last in the same direction had lived its longest: the
+        matter goes on, and other stories carry it."""
+        return [again for again, expired in self._opened_again() if expired]
+
+    def _opened_again(self) -> Iterator[tuple[dict[str, Any], bool]]:
+        resolved: dict[tuple[str, str], AlertTransition] = {}
         for step in self.transitions:
             key = (step.alert.entity, step.alert.direction)
+            before = resolved.get(key)
             if step.change == "resolved":
-                resolved[key] = step.at_ms
-            elif step.change == "opened" and step.at_ms - resolved.get(key, -DAY_MS) < DAY_MS:
-                after = round((step.at_ms - resolved[key]) / 60_000)
-                found.append(
-                    {"entity": key[0], "direction": key[1], "at": step.alert.opened_at, "minutes_after": after}
-                )
-        return found
+                resolved[key] = step
+            elif step.change == "opened" and before is not None and step.at_ms - before.at_ms < DAY_MS:
+                after = round((step.at_ms - before.at_ms) / 60_000)
+                again = {"entity": key[0], "direction": key[1], "at": step.alert.opened_at, "minutes_after": after}
+                yield again, before.reason == Reason.EXPIRED
 
     def summary(self) -> dict[str, Any]:
         """What summary.json holds."""
@@ -101,6 +107,7 @@ class BacktestResult:
             "open_minutes_median": round(open_min[len(open_min) // 2], 1) if open_min else None,
             "storms": self.storms(),
             "flaps": self.flaps(),
+            "renewals": self.renewals(),
             "brigades": [msgspec.to_builtins(notice) for notice in self.notices],
             "messages": len(self.told.messages),
             "messages_by_reason": dict(sorted(Counter(str(m.reason) for m in self.told.messages).items())),

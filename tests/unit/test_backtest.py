@@ -273,22 +273,24 @@ def test_a_mistyped_year_does_not_stretch_a_history() -> None:
     assert stretched.counts == {**clean.counts, "late": 1, "future": 1}
 
 
-def test_a_flap_and_a_storm_are_told() -> None:
-    """Alerts of four companies in one hour; one of them opens again an hour after it was resolved."""
+def test_a_flap_a_renewal_and_a_storm_are_told() -> None:
+    """Alerts of four companies in one hour; two of them open again, one after it had calmed, one after its longest time."""
     told = run_backtest(history(), rules=RULES, partitions=1)
     first = next(t for t in told.transitions if t.change == "opened")
 
-    def step(entity: str, change: str, at_ms: int) -> AlertTransition:
+    def step(entity: str, change: str, at_ms: int, reason: str = "test") -> AlertTransition:
         alert = msgspec.structs.replace(
             first.alert, id=f"{entity}{at_ms}", entity=entity, opened_at=to_rfc3339(first.at_ms)
         )
-        return AlertTransition(alert=alert, change=change, reason="test", at_ms=at_ms)  # type: ignore[arg-type]
+        return AlertTransition(alert=alert, change=change, reason=reason, at_ms=at_ms)  # type: ignore[arg-type]
 
     steps = [step(entity, "opened", first.at_ms) for entity in "ABCD"]
-    steps += [step("A", "resolved", first.at_ms + 60_000), step("A", "opened", first.at_ms + 61 * 60_000)]
+    steps += [step("A", "resolved", first.at_ms + 60_000), step("B", "resolved", first.at_ms + 60_000, "expired")]
+    steps += [step("A", "opened", first.at_ms + 61 * 60_000), step("B", "opened", first.at_ms + 60_000)]
     result = replace(told, transitions=tuple(steps), alerts=tuple(s.alert for s in steps[:4]))
     assert [(s["alerts"], s["entities"]) for s in result.storms()] == [(4, ["A", "B", "C", "D"])]
     assert [(f["entity"], f["minutes_after"]) for f in result.flaps()] == [("A", 60)]
+    assert [(f["entity"], f["minutes_after"]) for f in result.renewals()] == [("B", 0)]
 
 
 def test_entities_lie_where_kafka_puts_them() -> None:

@@ -378,6 +378,7 @@ def _run_watch(settings: Settings, stop: threading.Event, clock: Clock, notifier
             trouble=parts.trouble,
             metrics=parts.metrics,
             upstream=progress,
+            unheard=parts.unheard,
         )
         loop.run(stop)
 
@@ -463,6 +464,10 @@ class Parts:
     def standing(self, fault: str | None) -> None:
         """Not ready without partitions, unless they are rightly others'."""
         self.health.trouble("group", fault, self.clock.monotonic_s())
+
+    def unheard(self, fault: str | None) -> None:
+        """Not ready while watch goes on without knowing how far score is."""
+        self.health.trouble("score", fault, self.clock.monotonic_s())
 
     def holds(self, settings: Settings, store: Store, group: str) -> HoldNotices:
         """What is done about partitions that wait for an operator."""

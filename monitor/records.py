@@ -37,12 +37,13 @@ class Progress(Record, frozen=True, kw_only=True):
 
     `settled`: raw partition ("news/2") → until when all that was sent to it is worked off, 0 while that is not known.
     `spoken`: those that hold or held a message. `since_ms`: from when on the broker has answered without a break; while it
-    does not answer, that is now.
+    does not answer, that is now. `asked_ms`: when the newest answer was asked for; None: there was none yet.
     """
 
     settled: Mapping[str, int] = {}
     spoken: frozenset[str] = frozenset()
     since_ms: int = 0
+    asked_ms: int | None = None
 
 
 class Document(Record, frozen=True, kw_only=True):

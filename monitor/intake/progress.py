@@ -80,7 +80,7 @@ class GroupProgress:
             settled[name] = self._judge(partition, offset, end, at_ms, self._told.settled.get(name))
             if end:
                 spoken.add(name)
-        return Progress(settled=settled, spoken=frozenset(spoken))
+        return Progress(settled=settled, spoken=frozenset(spoken), asked_ms=at_ms)
 
     def _judge(self, partition: TopicPartition, done: int, end: int, at_ms: int, before_ms: int | None) -> int:
         """A busy partition never stands at its end: it is measured against the end of some time ago."""

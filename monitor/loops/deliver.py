@@ -1,8 +1,9 @@
 """The deliver role: the outbox goes to its receivers, each on a thread of its own, so that none waits for another.
 
-A row is claimed with a lease before it is sent and closed afterwards. A crash in between sends it again when the lease
-ends, with the same id: receivers drop the repeat by that id. A receiver that fails again and again is left in peace for a
-while; how long is kept in the database, for the next start and for other deliver processes.
+A row is claimed with a lease before it is sent and closed afterwards. The database's clock says who holds it; we count
+what is left of it on our monotonic clock: claimants whose wall clocks are apart do not send it twice. A crash in between
+sends it again when the lease ends, with the same id: receivers drop the repeat by that id. A receiver that fails again and
+again is left in peace for a while; how long is kept in the database, for the next start and for other deliver processes.
 """
 
 from __future__ import annotations
@@ -50,8 +51,6 @@ class Delivery(Protocol):
     def attempts(self) -> int: ...
     @property
     def first_attempt_at_ms(self) -> int | None: ...
-    @property
-    def lease_until_ms(self) -> int: ...
 
 
 class ReceiverState(Protocol):
@@ -133,7 +132,7 @@ class DeliverLoop:
         self._store, self._receivers, self._clock, self._policy = store, receivers, clock, policy
         self._owner, self._rng, self._seen, self._count = owner, rng, seen, count
         self._oldest_s, self._trouble = oldest_s, trouble
-        self._steps = WallSteps(clock)  # waits and leases are kept in wall time, and must not jump with it
+        self._steps = WallSteps(clock)  # waits are kept in wall time, and must not jump with it
 
     def turn(self, receiver: Receiver, stop: threading.Event | None = None) -> int:
         """Send what is due; returns how many tries were made. Raises Retryable when the database is not there.
@@ -149,12 +148,15 @@ class DeliverLoop:
             return 0
         limit = 1 if way is Passage.PROBING else self._policy.batch_max
         try_ms = round(receiver.timeout_s * 1000)
+        lease_ms = limit * try_ms + self._policy.lease_ms
+        # Our share of the lease, from before it can have begun: the database counts the rest by a clock that isn't ours.
+        lease_end_s = self._clock.monotonic_s() + lease_ms / 1000
         waiting = list(
             self._store.claim_deliveries(
                 receiver.name,
                 owner=self._owner,
                 now_ms=now_ms,
-                lease_ms=limit * try_ms + self._policy.lease_ms,
+                lease_ms=lease_ms,
                 limit=limit,
             )
         )
@@ -165,7 +167,7 @@ class DeliverLoop:
                 if not self._store.take_probe(receiver.name, now_ms=now_ms, until_ms=now_ms + rest_ms):
                     return 0
             while waiting and not (stop and stop.is_set()):
-                if self._steps.steady_ms() + try_ms >= waiting[0].lease_until_ms:
+                if self._clock.monotonic_s() + receiver.timeout_s >= lease_end_s:
                     break
                 tries += 1
                 self._seen(f"receiver {receiver.name}")

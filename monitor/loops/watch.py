@@ -96,6 +96,7 @@ class CoreFactory(Protocol):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchLoopPolicy:
     """`idle_tick_s`: how often event time is moved on in a partition in which nobody speaks. `engine`: what score is to run on.
+    `answer_wait_s`: how long event time stands at most while the group of score does not answer; see `_wait_for_score`.
 
     A purge takes at most `purge_rows_max` rows of a table, so that it never holds the database for long; when that was
     not all, it goes on after `purge_again_s`.
@@ -105,6 +106,7 @@ class WatchLoopPolicy:
     batch_mentions_max: int = 1_000
     poll_ms: int = 200
     idle_tick_s: float = 5.0
+    answer_wait_s: float = 60.0
     retention_ms: int = 90 * 86_400_000
     purge_every_s: float = 3_600.0
     purge_again_s: float = 5.0
@@ -126,6 +128,7 @@ class _Owned:
     """A partition that is ours: its core and the offset that the database holds for it (None: none yet).
 
     `known` is what score told that holds here; `asked` what it told last, and which offset must be reached before it does.
+    `waits_ms`: event time waits for an answer that was asked for then or later; None: it has it. `spoke`: a mention was heard.
     """
 
     core: PartitionCore
@@ -133,6 +136,8 @@ class _Owned:
     active_s: float
     known: Progress | None = None
     asked: tuple[Progress, int] | None = None
+    waits_ms: int | None = None
+    spoke: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,13 +171,18 @@ class WatchLoop:
         metrics: Metrics | None = None,
         upstream: Callable[[], Progress] | None = None,
         trouble: Callable[[str | None], None] = lambda _what: None,
+        unheard: Callable[[str | None], None] = lambda _what: None,
     ) -> None:
-        """`upstream`: until when all mentions of the raw partitions are in our topic; see `_hear`."""
+        """`upstream`: until when all mentions of the raw partitions are in our topic; see `_hear`. `unheard`: told at each turn
+        at which we go on although it does not answer, and None when it does."""
         self._source, self._store, self._cores = source, store, cores
         self._paging, self._watchkeeping, self._topic = paging, watchkeeping, topic_mentions
         self._clock, self._policy, self._seen = clock, policy, seen
         self._metrics = metrics or Metrics()
-        self._upstream, self._trouble = upstream, trouble
+        self._upstream, self._trouble, self._unheard = upstream, trouble, unheard
+        self._polled_ms = 0
+        self._unanswered_ms: dict[Partition, int] = {}  # since when; a core that is thrown away does not wait anew
+        self._gone_on: set[Partition] = set()
         self._progress: Progress | None = None
         self._heard: Progress | None = None
         self._purge_at_s = 0.0
@@ -186,11 +196,15 @@ class WatchLoop:
         """One step; returns how many messages moved. Raises Retryable when the database or the broker was not there."""
         for partition in self._source.lost():
             self._owned.pop(partition, None)
+            self._unanswered_ms.pop(partition, None)
+            self._gone_on.discard(partition)
         stepped = self.counts.transitions
         messages = self._source.poll(self._policy.batch_mentions_max, self._policy.poll_ms)
         self._seen("poll")
         if self._upstream is not None:
+            self._polled_ms = self._steady_ms()
             self._progress = self._upstream()
+            self._tell_unheard()
         batches: dict[Partition, list[Message]] = {}
         for message in messages:
             batches.setdefault((message.place.topic, message.place.partition), []).append(message)
@@ -261,10 +275,11 @@ class WatchLoop:
             batch = [message for message in batch if message.place.offset >= owned.stored]
             if not batch:
                 return
-        now_ms, steady_ms = self._steps.latest_ms(), round(1000 * self._clock.monotonic_s())
+        now_ms, steady_ms = self._steps.latest_ms(), self._steady_ms()
         fresh, letters = self._gather(batch)
         if self._progress is not None:
             owned.core.expect(self._progress.spoken)
+            self._wait_for_score(partition, owned, speaks=bool(fresh))
         fates = {
             m.id: owned.core.take(m, origin=_header(message, ORIGIN_HEADER), now_ms=now_ms, steady_ms=steady_ms)
             for m, message in fresh
@@ -410,6 +425,8 @@ class WatchLoop:
                 recent=self._store.mentions_since(partition[1], since_ms),
             )
         owned = _Owned(core=core, stored=place.next if place else None, active_s=self._clock.monotonic_s())
+        if self._upstream is not None:
+            self._hold(partition, owned)
         self._owned[partition] = owned
         return owned
 
@@ -469,6 +486,46 @@ class WatchLoop:
             if owned.asked is not None and (owned.stored or 0) >= owned.asked[1]:
                 owned.known, owned.asked = owned.asked[0], None
                 owned.core.settle(owned.known.settled, since_ms=owned.known.since_ms)
+
+    def _hold(self, partition: Partition, owned: _Owned) -> None:
+        owned.waits_ms = self._polled_ms
+        self._unanswered_ms.setdefault(partition, self._polled_ms)
+        owned.core.hold()
+
+    def _wait_for_score(self, partition: Partition, owned: _Owned, *, speaks: bool) -> None:
+        """Event time stands until we know which raw partitions hold messages: one of which nothing was heard yet may hold older
+        ones than those that were. What score told before our first mention may be of a time when all of them were empty.
+
+        A group that does not answer stops nobody: after `answer_wait_s` we go on by what was heard, and say so.
+        """
+        if speaks and not owned.spoke:
+            owned.spoke = True
+            self._hold(partition, owned)
+        if owned.waits_ms is None:
+            return
+        asked_ms = self._progress.asked_ms if self._progress is not None else None
+        if asked_ms is not None and asked_ms >= owned.waits_ms:
+            owned.waits_ms = None
+            self._unanswered_ms.pop(partition, None)
+            self._gone_on.discard(partition)
+            owned.core.release()
+        elif self._steady_ms() - self._unanswered_ms[partition] >= 1000 * self._policy.answer_wait_s:
+            if partition not in self._gone_on:
+                log.warning("watch.goes_on_unheard", partition=partition[1], waited_s=self._policy.answer_wait_s)
+            self._gone_on.add(partition)
+            owned.core.release()
+
+    def _tell_unheard(self) -> None:
+        names = ", ".join(f"{topic}/{number}" for topic, number in sorted(self._gone_on))
+        self._unheard(
+            f"{names}: how far score is has not been answered for {self._policy.answer_wait_s:.0f} s and more; event time goes"
+            " on by what was heard, and what other raw partitions still hold may come late"
+            if names
+            else None
+        )
+
+    def _steady_ms(self) -> int:
+        return round(1000 * self._clock.monotonic_s())
 
     def _silent_until_ms(self, owned: _Owned, steady_ms: int) -> int:
         """Silence counts only as far as every raw partition has been judged; 0 while that is not known."""

@@ -14,12 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url, text
 
 from monitor.errors import Fatal, Fenced, Retryable, TapewatchError
 from monitor.store.patience import PatientConnection
 
 SQLITE_BUSY_MS = 10_000
+_POSTGRES_MS = text("SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)")
+_SQLITE_MS = text("SELECT CAST(ROUND((julianday('now') - 2440587.5) * 86400000) AS INTEGER)")
 WRITING = {"tapewatch_writes": True}
 _MISSING_SCHEMA = ("no such table", "no such column", "UndefinedTable", "UndefinedColumn")
 _OPERATOR_MUST_ACT = (
@@ -78,6 +80,15 @@ def translated(doing: str) -> Iterator[None]:
 
 def is_postgres(connection: Connection) -> bool:
     return connection.dialect.name == "postgresql"
+
+
+def database_ms(connection: Connection) -> int:
+    """The database's own clock, in epoch milliseconds: the one clock that all who share the database agree on.
+
+    Not the transaction's beginning, which may lie far back, but this very moment. SQLite's is that of the machine that all
+    its processes run on, told in days since noon of 4714 BC.
+    """
+    return int(connection.execute(_POSTGRES_MS if is_postgres(connection) else _SQLITE_MS).scalar_one())
 
 
 def _parse(url: str) -> URL:

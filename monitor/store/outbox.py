@@ -1,4 +1,9 @@
-"""The outbox table as the deliver role uses it: leases, retries, and what is remembered of each receiver."""
+"""The outbox table as the deliver role uses it: leases, retries, and what is remembered of each receiver.
+
+Leases are written and judged by the database's clock alone: processes whose machines disagree about the time would take
+each other's for run out, and send twice. Everything else is in the callers' wall time, for there an error costs no more
+than itself: a retry that comes too early or too late.
+"""
 
 from __future__ import annotations
 
@@ -38,10 +43,17 @@ class Outbox(ABC):
     @abstractmethod
     def _writing(self, doing: str) -> AbstractContextManager[Connection]: ...
 
+    @abstractmethod
+    def _database_ms(self, connection: Connection) -> int: ...
+
     def claim_deliveries(
         self, receiver: str, *, owner: str, now_ms: int, lease_ms: int, limit: int
     ) -> list[ClaimedDelivery]:
         """Take what is due for one receiver, oldest first; nobody else gets it until the lease ends.
+
+        `now_ms` is the claimant's wall clock and only says which retries are due: their times were written by such a clock,
+        and whoever takes one early still holds it alone. The lease begins after this call did, so a claimant that counts
+        `lease_ms` from before it on its monotonic clock stops in time.
 
         A later step of an alert waits until the earlier ones are delivered or given up.
         """
@@ -59,7 +71,6 @@ class Outbox(ABC):
                 o.status == "pending",
                 # What was never tried is due whatever the clock says: one that was set back must not hold it for as long.
                 or_(o.attempts == 0, o.next_attempt_at_ms <= now_ms),
-                or_(o.lease_until_ms.is_(None), o.lease_until_ms <= now_ms),
                 ~blocked,
             )
             .order_by(o.created_at_ms, o.alert_id, o.sequence)
@@ -68,7 +79,12 @@ class Outbox(ABC):
         with self._writing("claiming deliveries") as connection:
             if is_postgres(connection):
                 due = due.with_for_update(skip_locked=True)
-            return [self._claim(connection, row, owner, now_ms, lease_ms) for row in connection.execute(due).all()]
+            lease_now_ms = self._database_ms(connection)
+            free = due.where(or_(o.lease_until_ms.is_(None), o.lease_until_ms <= lease_now_ms))
+            return [
+                self._claim(connection, row, owner, now_ms, lease_now_ms + lease_ms)
+                for row in connection.execute(free).all()
+            ]
 
     def mark_delivered(self, delivery_id: str, *, owner: str, now_ms: int) -> bool:
         """False when the lease was lost meanwhile and somebody else answers for it."""
@@ -197,11 +213,11 @@ class Outbox(ABC):
         with self._reading("reading deliveries") as connection:
             return connection.execute(select(func.min(o.created_at_ms)).where(o.status == "pending")).scalar()
 
-    def _claim(self, connection: Connection, row: Any, owner: str, now_ms: int, lease_ms: int) -> ClaimedDelivery:
+    def _claim(self, connection: Connection, row: Any, owner: str, now_ms: int, lease_until_ms: int) -> ClaimedDelivery:
         first_ms = row.first_attempt_at_ms if row.first_attempt_at_ms is not None else now_ms
         taken = {
             "lease_owner": owner,
-            "lease_until_ms": now_ms + lease_ms,
+            "lease_until_ms": lease_until_ms,
             "attempts": row.attempts + 1,
             "first_attempt_at_ms": first_ms,
         }
@@ -217,7 +233,7 @@ class Outbox(ABC):
             alert_json=row.payload,
             attempts=row.attempts + 1,
             first_attempt_at_ms=first_ms,
-            lease_until_ms=now_ms + lease_ms,
+            lease_until_ms=lease_until_ms,
         )
 
     def _end(self, delivery_id: str, owner: str, **values: Any) -> bool:

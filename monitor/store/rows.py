@@ -245,7 +245,10 @@ class ReceiverState(Record, frozen=True, kw_only=True):
 
 
 class ClaimedDelivery(Record, frozen=True, kw_only=True):
-    """A message that this worker alone may send until its lease ends. `event` is its type, `alert_json` its data."""
+    """A message that this worker alone may send until its lease ends. `event` is its type, `alert_json` its data.
+
+    `lease_until_ms` is told by the database's clock, which is nobody else's.
+    """
 
     id: str
     alert_id: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 import msgspec
@@ -12,7 +12,7 @@ from monitor.records import Alert, DeadLetter, Notice, Place, ScoredMention
 from monitor.store import tables as t
 from monitor.store.anchors import TopicAnchors
 from monitor.store.attempts import Attempts
-from monitor.store.engine import WRITING, engine_for, translated
+from monitor.store.engine import WRITING, database_ms, engine_for, translated
 from monitor.store.health import Health
 from monitor.store.migrate import migrate
 from monitor.store.outbox import Outbox
@@ -26,8 +26,9 @@ _Headers = tuple[tuple[str, bytes], ...]
 class Store(Outbox, Attempts, TopicAnchors, Paging, Health):
     """Opened once a process; safe to use from several threads. Raises Retryable, Fenced or Fatal."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, *, clock_ms: Callable[[Connection], int] = database_ms) -> None:
+        """`clock_ms`: what the database's clock says, asked within a transaction; another one only where time is made up."""
+        self._engine, self._clock_ms = engine, clock_ms
 
     @classmethod
     def open(cls, url: str) -> Store:
@@ -202,6 +203,9 @@ class Store(Outbox, Attempts, TopicAnchors, Paging, Health):
         """Raises when the database does not answer."""
         with self._reading("checking") as connection:
             connection.execute(select(1))
+
+    def _database_ms(self, connection: Connection) -> int:
+        return self._clock_ms(connection)
 
     @contextmanager
     def _reading(self, doing: str) -> Iterator[Connection]:

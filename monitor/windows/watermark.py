@@ -9,7 +9,8 @@ speed of a clock from where it stood, so that a history replayed today stays in 
 nobody can set: an hour's correction of the wall clock must not make an hour of messages late.
 
 Who is idle must have been heard to be silent. A backlog before `score`, one before us, a broker that was away, an origin
-of which nothing has reached us yet: none of them is silence, see `settle` and `expect`.
+of which nothing has reached us yet: none of them is silence, see `settle` and `expect`. Where not even the origins are
+known, see `hold`.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ class Watermark:
         self._value_ms = restored_ms
         self._settled: dict[str, int] = {}
         self._since_ms = 0
+        self._held = False
 
     @property
     def value_ms(self) -> int | None:
@@ -75,9 +77,8 @@ class Watermark:
     def expect(self, origins: Iterable[str]) -> None:
         """These have something to say, heard or not: they hold the others until they speak, or are idle by what `settle` tells."""
         for name in origins:
-            if name not in self._settled:
-                self._settled[name] = 0
-                self._origins.setdefault(name, _Origin(None, None))
+            self._settled.setdefault(name, 0)
+            self._origins.setdefault(name, _Origin(None, None))  # also when `settle` named it first, while it was empty
 
     def settle(self, settled: Mapping[str, int], *, since_ms: int = 0) -> None:
         """Until when (by the steady clock) all that was sent to each origin has arrived: only silence before that is silence.
@@ -87,6 +88,15 @@ class Watermark:
         """
         self._settled |= settled
         self._since_ms = since_ms
+
+    def hold(self) -> None:
+        """Who has something to say is not known: events are noted, and event time stands until `release`."""
+        self._held = True
+
+    def release(self) -> None:
+        """Go as far as what was heard meanwhile, and what is expected, allow."""
+        self._held = False
+        self._advance(idle=())
 
     def observe(
         self,
@@ -167,5 +177,5 @@ class Watermark:
             self._raise_to(max(reached) - self._policy.lateness_ms)
 
     def _raise_to(self, value_ms: int) -> None:
-        if self._value_ms is None or value_ms > self._value_ms:
+        if not self._held and (self._value_ms is None or value_ms > self._value_ms):
             self._value_ms = value_ms

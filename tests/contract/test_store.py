@@ -16,7 +16,7 @@ from sqlalchemy import text
 from monitor.alerting import PageReason, Settled, Verdict
 from monitor.app import check_spread
 from monitor.cli import CONFIGS
-from monitor.clock import ManualClock
+from monitor.clock import ManualClock, SystemClock
 from monitor.errors import Fatal, Fenced
 from monitor.records import Alert, AlertTransition, DeadLetter, Document, LinkedEntity, Notice, Place, Suppression
 from monitor.settings import Settings, load_settings
@@ -158,12 +158,46 @@ def test_a_later_step_never_overtakes_an_earlier_one(store: Store) -> None:
 def test_a_lease_that_ran_out_is_taken_over_with_the_same_id(store: Store) -> None:
     with store.transaction() as t:
         t.tell(told([transition("opened", 1)]), [Desk()], now_ms=0)
-    first = store.claim_deliveries("desk", owner="one", now_ms=10, lease_ms=100, limit=5)
-    again = store.claim_deliveries("desk", owner="two", now_ms=200, lease_ms=100, limit=5)
+    first = store.claim_deliveries("desk", owner="one", now_ms=10, lease_ms=0, limit=5)
+    again = store.claim_deliveries("desk", owner="two", now_ms=10, lease_ms=100, limit=5)
     assert [d.id for d in again] == [d.id for d in first]
     assert again[0].attempts == 2
     assert not store.mark_delivered(first[0].id, owner="one", now_ms=210), "the first owner no longer answers for it"
     assert store.mark_delivered(again[0].id, owner="two", now_ms=210)
+
+
+def test_a_claimant_whose_clock_is_ahead_does_not_take_what_another_has_leased(store: Store) -> None:
+    """Nor does one whose clock is behind hold it longer: the database's clock alone counts leases."""
+    hour_ms, minute_ms = 3_600_000, 60_000
+    with store.transaction() as t:
+        t.tell(told([transition("opened", 1)]), [Desk()], now_ms=0)
+    (first,) = store.claim_deliveries("desk", owner="one", now_ms=hour_ms, lease_ms=minute_ms, limit=5)
+    assert store.claim_deliveries("desk", owner="ahead", now_ms=2 * hour_ms, lease_ms=minute_ms, limit=5) == []
+    store.release_deliveries([first.id], owner="one")
+    store.claim_deliveries("desk", owner="ahead", now_ms=2 * hour_ms, lease_ms=0, limit=5)
+    (again,) = store.claim_deliveries("desk", owner="one", now_ms=hour_ms, lease_ms=minute_ms, limit=5)
+    assert again.id == first.id
+
+
+def test_the_databases_clock_counts_milliseconds_from_1970(store: Store) -> None:
+    """Within a day of this machine's, or a unit or the epoch is wrong: the machines need not agree any better."""
+    with store.transaction() as t:
+        t.tell(told([transition("opened", 1)]), [Desk()], now_ms=0)
+    (claimed,) = store.claim_deliveries("desk", owner="one", now_ms=10, lease_ms=0, limit=5)
+    assert abs(claimed.lease_until_ms - SystemClock().now_ms()) < 86_400_000
+
+
+def test_a_lease_is_as_long_as_was_asked_by_the_databases_clock(store: Store) -> None:
+    now_ms = 5_000
+    timed = Store(store._engine, clock_ms=lambda _connection: now_ms)
+    with store.transaction() as t:
+        t.tell(told([transition("opened", 1)]), [Desk()], now_ms=0)
+    (claimed,) = timed.claim_deliveries("desk", owner="one", now_ms=10, lease_ms=100, limit=5)
+    assert claimed.lease_until_ms == 5_100
+    now_ms = 5_099
+    assert timed.claim_deliveries("desk", owner="two", now_ms=10, lease_ms=100, limit=5) == []
+    now_ms = 5_100
+    assert len(timed.claim_deliveries("desk", owner="two", now_ms=10, lease_ms=100, limit=5)) == 1
 
 
 def test_what_was_never_tried_is_due_although_the_clock_was_set_back(store: Store) -> None:

@@ -14,6 +14,7 @@ from monitor.loops.offsets import OffsetTracker
 from monitor.loops.score import ScoreLoop
 from monitor.loops.watch import WatchLoop
 from monitor.records import Place, ScoredMention
+from monitor.store import Store
 from monitor.store import tables as t
 from monitor.store.watching import upsert
 from tests.simulation.broker import SimSource
@@ -145,6 +146,20 @@ class NewIdForEachTry(DeliverLoop):
         return super()._try(_Renamed(), delivery)  # type: ignore[arg-type]
 
 
+class _LeasesByTheCaller:
+    """Writes and judges leases by the wall clock of whoever claims."""
+
+    def __init__(self, real: Store) -> None:
+        self._real = real
+
+    def __getattr__(self, what: str) -> Any:
+        return getattr(self._real, what)
+
+    def claim_deliveries(self, receiver: str, *, now_ms: int, **asked: Any) -> Any:
+        own = Store(self._real._engine, clock_ms=lambda _connection: now_ms)
+        return own.claim_deliveries(receiver, now_ms=now_ms, **asked)
+
+
 class NeverCounts(AttemptGuard):
     """Knows no suspect: what kills the process kills the next one as well."""
 
@@ -164,4 +179,5 @@ BREAKAGES: dict[str, Build] = {
     "watch starts its windows afresh": Build(cores=StartsAfresh),
     "deliver marks before it sends": Build(deliver=MarksBeforeItSends),
     "deliver gives each try a new id": Build(deliver=NewIdForEachTry),
+    "deliver leases by the claimant's clock": Build(outbox=_LeasesByTheCaller),
 }

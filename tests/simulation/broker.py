@@ -234,4 +234,4 @@ class SimProgress:
                 done = self._broker.committed.get(("score", partition), 0) >= len(log)
                 self._settled[name] = now_ms if done else self._settled.get(name, 0)
         spoken = frozenset(f"{t}/{p}" for (t, p), log in self._broker.logs.items() if t in self._topics and log)
-        return Progress(settled=dict(self._settled), spoken=spoken)
+        return Progress(settled=dict(self._settled), spoken=spoken, asked_ms=now_ms)

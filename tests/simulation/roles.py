@@ -79,7 +79,7 @@ class ChokingJudge(WordJudge):
 
 
 def as_it_is(real: Any) -> Any:
-    """A transaction that nobody has broken."""
+    """What nobody has broken."""
     return real
 
 
@@ -94,6 +94,7 @@ class Build:
     transaction: Callable[[Any], Any] = as_it_is
     cores: type[CoreMaker] = CoreMaker
     attempts: type[AttemptGuard] = AttemptGuard
+    outbox: Callable[[Store], Any] = as_it_is
 
 
 class Process:
@@ -215,7 +216,7 @@ class WatchProcess(Process):
 class DeliverProcess(Process):
     def __init__(self, world: World, name: str, store: Store, build: Build, inbox: Inbox) -> None:
         super().__init__(world, name, None)
-        self.store = FaultyStore(world, name, store, build.transaction)
+        self.store = FaultyStore(world, name, build.outbox(store), build.transaction)
         self._receivers = [SimReceiver(world, name, self.store, receiver, inbox) for receiver in RECEIVERS]
         self.loop = build.deliver(
             store=self.store,  # type: ignore[arg-type]
@@ -280,8 +281,7 @@ class FaultyStore:
 
     def __init__(self, world: World, name: str, store: Store, transaction: Callable[[Any], Any]) -> None:
         self._world, self._name, self._store, self._wrap = world, name, store, transaction
-        self.claimed: dict[str, tuple[int, int]] = {}
-        self.delivered: set[str] = set()
+        self.lease_until_ms: dict[str, int] = {}
 
     def __getattr__(self, what: str) -> Any:
         call = getattr(self._store, what)
@@ -330,9 +330,7 @@ class FaultyStore:
         if what == "claim_deliveries":
             for claim in answer:
                 self._world.note(f"    {self._name}: claims {claim.id}")
-                self.claimed[claim.id] = (claim.lease_until_ms, self._world.jumps)
-                told_ms = claim.lease_until_ms - round(1000 * self._world.clock.monotonic_s())
-                self._world.claimants_ms[claim.id].append(told_ms)
+                self.lease_until_ms[claim.id] = claim.lease_until_ms
         elif what == "mark_delivered" and answer:
             self._world.note(f"    {self._name}: closed {args[0]}")
 
@@ -361,14 +359,10 @@ class Subscriber:
         return self.name != "boss" or severity != "low"
 
 
-_CLOCKS_APART_MS = 60_000  # what `WallSteps` tolerates
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accepted:
-    """What a receiver has taken. `again_for_nothing`: the outbox had recorded it as delivered already, no lease had run out,
-    and the processes that claimed it agree on the time: of two that began on either side of a set clock one takes the
-    other's lease for run out, and a receiver gets the same id twice.
+    """What a receiver has taken. `again_for_nothing`: the outbox had recorded it as delivered already, and by the
+    database's clock the lease of whoever sent it had not run out. What the processes' own clocks say is no excuse.
     """
 
     receiver: str
@@ -419,10 +413,7 @@ class SimReceiver:
 
     def _accept(self, message_id: str, body: bytes) -> None:
         closed = {d.id for d in self._inbox.store.deliveries(limit=10_000, status="delivered")}
-        lease_until_ms, jumps = self._store.claimed.get(message_id, (0, -1))
-        excused = self._world.clock.now_ms() >= lease_until_ms or jumps != self._world.jumps
-        claimants_ms = self._world.claimants_ms[message_id] or [0]
-        excused = excused or max(claimants_ms) - min(claimants_ms) > _CLOCKS_APART_MS
+        excused = database_ms(self._world) >= self._store.lease_until_ms.get(message_id, 0)
         self._inbox.accepted.append(
             Accepted(
                 receiver=self.name,
@@ -433,12 +424,17 @@ class SimReceiver:
         )
 
 
-def fresh_store() -> Store:
+def database_ms(world: World) -> int:
+    """The database's clock: on a machine of its own, where nobody sets it; it need not agree with any other."""
+    return round(1000 * world.clock.monotonic_s())
+
+
+def fresh_store(world: World) -> Store:
     """The real store on SQLite in memory: the one connection of this thread, emptied by copying an empty database over it."""
     engine, empty = _engine()
     with engine.connect() as connection:
         empty.backup(connection.connection.driver_connection)  # type: ignore[arg-type]
-    return Store(engine)
+    return Store(engine, clock_ms=lambda _connection: database_ms(world))
 
 
 def raw(store: Store) -> sqlite3.Connection:

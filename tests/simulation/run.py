@@ -92,7 +92,7 @@ class Simulation:
         self._raw = {kafka.topic_news: 2, kafka.topic_social: 1}
         self._mentions, self._letters = kafka.topic_mentions, kafka.topic_dead_letters
         self.broker = SimBroker(self.world, {**self._raw, self._mentions: PARTITIONS, self._letters: 1})
-        self.store = fresh_store()
+        self.store = fresh_store(self.world)
         self.inbox = Inbox(self.store)
         self._written: list[bytes] = []
         self._garbage: set[tuple[str, int, int]] = set()
@@ -155,7 +155,6 @@ class Simulation:
     def jump(self) -> None:
         """The wall clock is set forward or back by an hour; it may be set right again."""
         self.world.clock.offset_ms = self._rng.choice((-HOUR_S, 0, HOUR_S)) * 1_000
-        self.world.jumps += 1
         self.world.note(f"wall clock {self.world.clock.offset_ms:+} ms")
 
     def start_any(self) -> None:

@@ -45,7 +45,6 @@ class Life(RuleBasedStateMachine):
     @rule(hours=st.sampled_from((-1, 0, 1)))
     def set_the_clock(self, hours: int) -> None:
         self.run.world.clock.offset_ms = hours * HOUR_S * 1_000
-        self.run.world.jumps += 1
 
     @rule(role=st.sampled_from(ROLES))
     def start(self, role: str) -> None:

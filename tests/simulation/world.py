@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections import Counter, defaultdict, deque
+from collections import Counter, deque
 from dataclasses import dataclass, fields
 
 TRACE_LINES = 400
@@ -78,9 +78,6 @@ class World:
         self.trace: deque[str] = deque(maxlen=TRACE_LINES)
         self.surprises: list[str] = []
         self.in_transaction = False
-        self.jumps = 0
-        # Delivery → for each claim the end of its lease by the claimant's clock, less the monotonic time.
-        self.claimants_ms: defaultdict[str, list[int]] = defaultdict(list)
         self._nested = False
 
     def may(self, fault: str) -> bool:

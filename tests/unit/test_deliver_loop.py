@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from monitor.clock import ManualClock
 from monitor.delivery import Answer, DeliveryPolicy
 from monitor.loops.deliver import DeliverLoop, DeliverLoopPolicy
 from monitor.records import Alert, AlertTransition
-from monitor.store import Store
+from monitor.store import ClaimedDelivery, Store
 from tests.builders import SettableClock, an_alert, told
 
 RETRY = DeliveryPolicy(pause_s=1, pause_max_s=100, failures_open=3, open_s=60, open_max_s=240, give_up_after_s=100_000)
@@ -215,21 +216,57 @@ def test_410_disables_and_what_is_written_later_is_parked_until_somebody_retries
 def test_a_lease_outlasts_every_try_of_its_batch(store: Store) -> None:
     """Slow tries: what would not end within the lease is not begun, so no other process sends it meanwhile."""
     clock = ManualClock()
+    timed = Store(store._engine, clock_ms=lambda _connection: clock.now_ms())
 
     @dataclass
     class Slow(FakeReceiver):
         def send(self, message_id: str, body: bytes, *, now_s: int) -> Answer:
             answer = super().send(message_id, body, now_s=now_s)
             self.clock.advance(30)  # the lookup hangs: three times what a try should take
-            other = loop_of(store, self.clock, [watching], owner="two")
+            other = loop_of(timed, self.clock, [watching], owner="two")
             other.turn(watching)
             return answer
 
     slow, watching = Slow("desk", clock), FakeReceiver("desk", clock)
     write(store, ["desk"], alerts=[f"a{n}" for n in range(10)])
-    loop_of(store, clock, [slow]).turn(slow)
+    loop_of(timed, clock, [slow]).turn(slow)
     assert 1 < len(slow.tries) < 10
     assert not {key for _, key in slow.tries} & {key for _, key in watching.tries}
+
+
+@pytest.mark.parametrize(("claim_s", "tries"), [(149, 1), (150, 0)])
+def test_what_the_claim_took_is_taken_off_the_lease(store: Store, claim_s: int, tries: int) -> None:
+    """A lease of 160 s and a try of 10 s: when in that call it began is not known, so the earliest moment counts."""
+    clock = ManualClock()
+
+    class Slow(Store):
+        def claim_deliveries(self, receiver: str, **asked: Any) -> list[ClaimedDelivery]:
+            claimed = super().claim_deliveries(receiver, **asked)
+            clock.advance(claim_s)
+            return claimed
+
+    write(store, ["desk"], alerts=["a"])
+    desk = FakeReceiver("desk", clock)
+    assert loop_of(Slow(store._engine), clock, [desk]).turn(desk) == tries
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_two_processes_whose_clocks_are_apart_do_not_send_the_same(store: Store, hours: int) -> None:
+    """The other acts in the middle of a try: by its clock the lease has long ended, or has not begun."""
+    clock, apart = SettableClock(1_780_000_000_000), SettableClock(1_780_000_000_000)
+    apart.offset_ms = hours * 3_600_000
+    other = FakeReceiver("desk", apart)
+
+    @dataclass
+    class Overtaken(FakeReceiver):
+        def send(self, message_id: str, body: bytes, *, now_s: int) -> Answer:
+            loop_of(store, apart, [other], owner="two").turn(other)
+            return super().send(message_id, body, now_s=now_s)
+
+    desk = Overtaken("desk", clock)
+    write(store, ["desk"], alerts=["a", "b"], now_ms=clock.now_ms())
+    assert loop_of(store, clock, [desk]).turn(desk) == 2
+    assert other.tries == []
 
 
 def test_stopping_ends_a_batch_between_two_tries_and_gives_the_rest_back(store: Store) -> None:

@@ -101,6 +101,7 @@ def build(
     store: Store,
     upstream: Callable[[], Progress] | None = None,
     metrics: Metrics | None = None,
+    unheard: Callable[[str | None], None] = lambda _what: None,
     **policy: int,
 ) -> tuple[WatchLoop, FakeSource, ManualClock]:
     source, clock = FakeSource(store), ManualClock(NOW_MS)
@@ -113,8 +114,22 @@ def build(
         policy=WatchLoopPolicy(**policy),
         upstream=upstream,
         metrics=metrics,
+        unheard=unheard,
     )
     return loop, source, clock
+
+
+def add(source: FakeSource, origin: str, numbers: Iterable[int]) -> None:
+    """Stories that one raw partition held."""
+    for number in numbers:
+        source.add(mention(number))
+        source.log[-1].headers = (("origin", origin.encode()),)
+
+
+def answer(clock: ManualClock, settled: dict[str, int]) -> Progress:
+    """Score answers at once, and all of these have spoken."""
+    asked_ms = round(1000 * clock.monotonic_s())
+    return Progress(settled=dict(settled), spoken=frozenset(settled), asked_ms=asked_ms)
 
 
 def written(store: Store) -> tuple[int, int, float]:
@@ -283,7 +298,7 @@ def test_a_lost_partition_is_forgotten_and_read_back_when_it_returns(store: Stor
 def test_silence_behind_a_backlog_is_no_silence(store: Store) -> None:
     """Nobody speaks in our topic, but score has not read the raw topics yet: event time stands until it has."""
     settled = {"news/0": 0, "social/0": 0}
-    loop, source, clock = build(store, upstream=lambda: Progress(settled=dict(settled), spoken=frozenset(settled)))
+    loop, source, clock = build(store, upstream=lambda: answer(clock, settled))
     source.add(*(mention(n) for n in range(10)))
     loop.turn()
     assert written(store) == (10, 10, 0)
@@ -304,26 +319,113 @@ def test_silence_behind_a_backlog_is_no_silence(store: Store) -> None:
 def test_what_lies_unread_before_us_is_no_silence(store: Store) -> None:
     """We stood still for a minute. What came meanwhile is all there, but one origin's is read before the other's."""
     settled = dict.fromkeys(("news/0", "news/1"), 0)
-    loop, source, clock = build(
-        store, upstream=lambda: Progress(settled=dict(settled), spoken=frozenset(settled)), batch_mentions_max=10
-    )
+    loop, source, clock = build(store, upstream=lambda: answer(clock, settled), batch_mentions_max=10)
 
-    def add(origin: str, numbers: Iterable[int]) -> None:
-        for number in numbers:
-            source.add(mention(number))
-            source.log[-1].headers = (("origin", origin.encode()),)
-
-    add("news/0", [0])
-    add("news/1", [0 + 100])
+    add(source, "news/0", [0])
+    add(source, "news/1", [0 + 100])
     loop.turn()
     clock.advance(60)
     settled |= dict.fromkeys(settled, round(clock.monotonic_s() * 1000))
-    add("news/1", range(101, 120))
-    add("news/0", range(1, 20))
+    add(source, "news/1", range(101, 120))
+    add(source, "news/0", range(1, 20))
     while loop.turn():
         pass
     assert loop._owned[PARTITION].core.counts["late"] == 0
     assert written(store)[:2] == (40, 40)
+
+
+@dataclass
+class Score:
+    """What is told of its progress: nothing before it first answers, then that all was worked off at `asked_s`."""
+
+    spoken: tuple[str, ...] = ()
+    asked_s: float | None = None
+
+    def __call__(self) -> Progress:
+        if self.asked_s is None:
+            return Progress()
+        asked_ms = round(1000 * self.asked_s)
+        return Progress(
+            settled=dict.fromkeys(("news/0", "news/1"), asked_ms), spoken=frozenset(self.spoken), asked_ms=asked_ms
+        )
+
+
+def test_before_scores_first_answer_event_time_stands(store: Store) -> None:
+    """Of two raw partitions the one with the newer stories reaches us first."""
+    score = Score()
+    loop, source, clock = build(store, upstream=score)
+    add(source, "news/0", range(60, 120))
+    loop.turn()
+    clock.advance(10)
+    add(source, "news/1", range(10))
+    loop.turn()
+    assert written(store) == (70, 70, 0)
+    score.spoken, score.asked_s = ("news/0", "news/1"), clock.monotonic_s()
+    add(source, "news/0", [120])
+    loop.turn()
+    assert written(store) == (71, 71, 7), "news/1 is at minute 9, less the lateness"
+    assert len(store.mentions_since(0, 0)) == 71, "none is late"
+
+
+def test_an_answer_from_before_the_first_mention_does_not_say_who_speaks(store: Store) -> None:
+    """All was empty when score was last asked; then everybody speaks at once."""
+    score = Score()
+    loop, source, clock = build(store, upstream=score)
+    score.asked_s = clock.monotonic_s()
+    loop.turn()
+    clock.advance(6)
+    loop.turn()
+    assert loop._owned[PARTITION].known is not None, "the answer has reached the core"
+    add(source, "news/0", range(60))
+    loop.turn()
+    assert written(store) == (60, 60, 0)
+    score.spoken, score.asked_s = ("news/0", "news/1"), clock.monotonic_s()
+    add(source, "news/0", [60])
+    loop.turn()
+    assert written(store) == (61, 61, 0), "news/1 has spoken, and what it said is not here"
+    add(source, "news/1", range(61, 70))
+    loop.turn()
+    assert written(store) == (70, 70, 58), "news/0 stands at minute 60 and holds news/1"
+
+
+def test_a_group_that_never_answers_stops_nobody_and_is_told(store: Store) -> None:
+    told: list[str | None] = []
+    score = Score()
+    loop, source, clock = build(store, upstream=score, unheard=told.append)
+    add(source, "news/0", range(10))
+    loop.turn()
+    clock.advance(59)
+    add(source, "news/0", [10])
+    loop.turn()
+    assert written(store) == (11, 11, 0)
+    clock.advance(1)
+    add(source, "news/0", [11])
+    with capture_logs() as said:
+        loop.turn()
+        loop.turn()
+    assert written(store) == (12, 12, 9)
+    assert [each["event"] for each in said if each["log_level"] == "warning"] == ["watch.goes_on_unheard"]
+    assert told[:-1] == [None, None, None]
+    assert "mentions/0" in (told[-1] or "")
+    score.asked_s = clock.monotonic_s()
+    add(source, "news/0", [12])
+    loop.turn()
+    loop.turn()
+    assert told[-1] is None
+
+
+def test_what_was_read_back_waits_no_longer_than_what_was_held(store: Store) -> None:
+    """A database that fails again and again throws the core away; the wait is counted from the first of them."""
+    loop, source, clock = build(store, upstream=Score())
+    breaking = Breaking(store, 3)
+    loop._store = breaking  # type: ignore[assignment]
+    add(source, "news/0", range(10))
+    for _ in range(3):
+        with pytest.raises(Retryable):
+            loop.turn()
+        clock.advance(20)
+    loop.turn()
+    assert written(store) == (10, 10, 7)
 
 
 def test_a_purge_that_was_not_all_goes_on(store: Store) -> None:

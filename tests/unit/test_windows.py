@@ -73,6 +73,27 @@ def test_an_origin_that_has_nothing_to_say_to_us_holds_nobody_for_long() -> None
     assert mark.newest_ms == {"news/0": 39_500}
 
 
+def test_an_origin_that_was_known_to_be_empty_holds_the_others_once_it_speaks() -> None:
+    """When score was first asked nobody had said anything: that all was worked off then is no reason not to wait now."""
+    mark = Watermark(policy=POLICY)
+    mark.settle({"news/0": 1_000, "news/1": 1_000})
+    mark.expect(["news/0", "news/1"])
+    mark.observe("news/0", 20_000, now_ms=20_000)
+    assert mark.value_ms is None, "nobody knows what news/1 holds"
+    assert mark.observe("news/1", 5_000, now_ms=21_000) is Arrival.ON_TIME
+    assert mark.value_ms == 4_000
+
+
+def test_event_time_that_is_held_notes_what_it_hears_and_goes_there_when_released() -> None:
+    mark = Watermark(policy=POLICY)
+    mark.hold()
+    mark.observe("news/0", 90_000, now_ms=90_000)
+    assert mark.tick(200_000) is None
+    assert mark.observe("news/1", 5_000, now_ms=200_000) is Arrival.ON_TIME
+    mark.release()
+    assert mark.value_ms == 4_000
+
+
 def test_nobody_is_silent_while_the_broker_is_away() -> None:
     # news/0  ──●            [away]      ●──   what news/1 has to say arrives a moment after it
     # news/1  ──●            [away]       ●─

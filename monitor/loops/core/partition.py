@@ -120,6 +120,14 @@ class PartitionCore:
         """See `Watermark.settle`."""
         self._watermark.settle(settled, since_ms=since_ms)
 
+    def hold(self) -> None:
+        """See `Watermark.hold`."""
+        self._watermark.hold()
+
+    def release(self) -> None:
+        """See `Watermark.release`."""
+        self._watermark.release()
+
     def take(self, mention: ScoredMention, *, origin: str, now_ms: int | None, steady_ms: int | None = None) -> Fate:
         """Accept one mention; it waits until the watermark has passed. `now_ms` None: a history, nobody is idle or early.
 

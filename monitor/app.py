@@ -575,10 +575,13 @@ def make_scorer(
     from monitor.scoring import BatchPolicy, OnnxEngine, Scorer, ScorerPolicy
 
     bundle = load_bundle(bundle_folder or settings.bundle.path, trusted=settings.bundle.trusted_keys)
+    threads = settings.bundle.threads
+    if not threads and at_once > 1:  # one batch alone is left to the engine, which knows real cores from threads of one
+        threads = max(1, len(os.sched_getaffinity(0)) // at_once)
     engine = OnnxEngine(
         engine_file(bundle, settings.bundle.precision, settings.bundle.cache_dir, every_convention=every_convention),
         provider=settings.bundle.provider,
-        threads=settings.bundle.threads or max(1, len(os.sched_getaffinity(0)) // at_once),
+        threads=threads,
     )
     engine.warm_up()
     policy = ScorerPolicy(batch=BatchPolicy(tokens_max=settings.score.batch_tokens_max))

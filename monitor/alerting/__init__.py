@@ -17,7 +17,18 @@ from monitor.alerting.baselines import (
 )
 from monitor.alerting.brief import brief
 from monitor.alerting.budget import Budget, BudgetState
-from monitor.alerting.detectors import Signal, burst, divergence, drift, surplus, tone_shift
+from monitor.alerting.detectors import (
+    Signal,
+    burst,
+    burst_score,
+    divergence,
+    divergence_score,
+    drift,
+    drift_score,
+    surplus,
+    tone_score,
+    tone_shift,
+)
 from monitor.alerting.evidence import Reasons, Said, Shift, decompose, quote, reasons
 from monitor.alerting.levels import Levels
 from monitor.alerting.lifecycle import (
@@ -103,12 +114,15 @@ __all__ = [
     "as_known",
     "brief",
     "burst",
+    "burst_score",
     "close_block",
     "confirm",
     "cooling_down",
     "decompose",
     "divergence",
+    "divergence_score",
     "drift",
+    "drift_score",
     "expected",
     "exposure",
     "load_rules",
@@ -127,6 +141,7 @@ __all__ = [
     "step",
     "support",
     "surplus",
+    "tone_score",
     "tone_shift",
     "without_top",
 ]

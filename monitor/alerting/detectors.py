@@ -25,6 +25,7 @@ from monitor.records import AlertKind, Direction, Voices
 
 LN10 = math.log(10.0)
 SCORE_MAX = 300.0
+_SQRT_HALF = math.sqrt(0.5)
 
 
 class Signal(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -45,33 +46,52 @@ def burst(voices: Voices, usual: Expected, window_s: int, rules: DetectorRules) 
     if excess <= 0.0:
         return None
     tone = voices.polarity / voices.total - usual.tone
-    own = tone - usual.market_tone
-    lean = max(0.0, math.copysign(own, tone * own)) * math.sqrt(voices.total / usual.variance)
     return Signal(
         kind="burst",
         direction="negative" if tone < 0 else "positive",
-        score=tail_score(excess / usual.habit + rules.lean_weight * lean),
+        score=burst_score(excess, voices.total, voices.polarity, usual, usual.market_tone, rules),
         window_s=window_s,
         voices=voices,
         expected=usual,
         tone=tone,
     )
+
+
+def burst_score(
+    excess: float, total: float, polarity: float, usual: Expected, market_tone: float, rules: DetectorRules
+) -> float:
+    """The score of a burst whose surplus is known; of `usual` only what holds for any window is asked."""
+    tone = polarity / total - usual.tone
+    own = tone - market_tone
+    deviations = excess / usual.habit
+    if tone * own > 0.0:
+        deviations += rules.lean_weight * abs(own) * math.sqrt(total / usual.variance)
+    return tail_score(deviations)
 
 
 def tone_shift(voices: Voices, usual: Expected, window_s: int, rules: DetectorRules) -> Signal | None:
     """Another tone than usual, once the market's own move is taken away; None with too few voices."""
     if voices.total < rules.tone_voices_min:
         return None
-    tone = voices.polarity / voices.total - usual.tone - usual.market_tone
     return Signal(
         kind="tone",
-        direction="negative" if tone < 0 else "positive",
-        score=tail_score(abs(tone) / math.sqrt(usual.variance / voices.total + usual.variance / 20.0)),
+        direction="negative" if _own_tone(voices, usual, usual.market_tone) < 0 else "positive",
+        score=tone_score(voices, usual, usual.market_tone),
         window_s=window_s,
         voices=voices,
         expected=usual,
-        tone=tone,
+        tone=_own_tone(voices, usual, usual.market_tone),
     )
+
+
+def tone_score(voices: Voices, usual: Expected, market_tone: float) -> float:
+    """The score of another tone; see `burst_score`."""
+    spread = math.sqrt(usual.variance / voices.total + usual.variance / 20.0)
+    return tail_score(abs(_own_tone(voices, usual, market_tone)) / spread)
+
+
+def _own_tone(voices: Voices, usual: Expected, market_tone: float) -> float:
+    return voices.polarity / voices.total - usual.tone - market_tone
 
 
 def drift(voices: Voices, usual: Expected, window_s: int, bank: list[float]) -> Signal | None:
@@ -102,20 +122,29 @@ def divergence(
     """News and social disagree more than they are used to; the direction is that of the news."""
     if min(news.total, social.total) < rules.tone_voices_min:
         return None
-    tone_news = news.polarity / news.total - usual_news.tone
-    tone_social = social.polarity / social.total - usual_social.tone
-    if tone_news * tone_social >= 0:
+    score = divergence_score(news, usual_news, social, usual_social)
+    if score <= 0.0:
         return None
-    spread = usual_news.variance * (1 / news.total + 0.05) + usual_social.variance * (1 / social.total + 0.05)
+    tone = news.polarity / news.total - usual_news.tone
     return Signal(
         kind="divergence",
-        direction="negative" if tone_news < 0 else "positive",
-        score=tail_score(abs(tone_news - tone_social) / math.sqrt(spread)),
+        direction="negative" if tone < 0 else "positive",
+        score=score,
         window_s=window_s,
         voices=news,
         expected=usual_news,
-        tone=tone_news,
+        tone=tone,
     )
+
+
+def divergence_score(news: Voices, usual_news: Expected, social: Voices, usual_social: Expected) -> float:
+    """The score of a divergence, 0 where both lean the same way. Both channels have spoken."""
+    tone_news = news.polarity / news.total - usual_news.tone
+    tone_social = social.polarity / social.total - usual_social.tone
+    if tone_news * tone_social >= 0:
+        return 0.0
+    spread = usual_news.variance * (1 / news.total + 0.05) + usual_social.variance * (1 / social.total + 0.05)
+    return tail_score(abs(tone_news - tone_social) / math.sqrt(spread))
 
 
 def surplus(n: float, mean: float, size: float) -> float:
@@ -127,5 +156,5 @@ def surplus(n: float, mean: float, size: float) -> float:
 def tail_score(z: float) -> float:
     """−log10 of the upper tail of the standard normal, also where it underflows (Abramowitz & Stegun 26.2.12)."""
     if z < 30.0:
-        return -math.log10(max(0.5 * math.erfc(z / math.sqrt(2.0)), 1e-300))
+        return -math.log10(0.5 * math.erfc(z * _SQRT_HALF))
     return min((z * z / 2.0 + math.log(z * math.sqrt(2.0 * math.pi))) / LN10, SCORE_MAX)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import platform
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -93,6 +94,15 @@ def allowed(rows: Sequence[LabelledRow], recipe: Recipe) -> list[LabelledRow]:
     return kept
 
 
+def computes_bf16(device: torch.device) -> bool:
+    """Whether bf16 is arithmetic of the device's own. Emulated on a processor without AVX-512 it takes longer than fp32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu" and platform.machine() in {"x86_64", "AMD64"}:
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return True
+
+
 def merged(network: Network) -> Network:
     """The network with its adapters merged into the encoder; itself, where there are none."""
     if not hasattr(network.encoder, "merge_and_unload"):
@@ -117,6 +127,7 @@ class _Trainer:
     ) -> None:
         self.recipe, self.out, self.workers = recipe, out, workers or Workers()
         self.device = self.workers.device()
+        self.bf16 = recipe.run.bf16 and computes_bf16(self.device)
         base = find_base(recipe.base)
         self.tokenizer = _tokenizer(base, recipe)
         split = splits_of(rows, valid_percent=recipe.data.valid_percent, test_percent=recipe.data.test_percent)
@@ -137,6 +148,10 @@ class _Trainer:
         if not any(teaches(example, recipe) for example in self.train_set):
             raise Fatal("no row has a label for a task of the recipe: see its tasks, document_heads and mention_heads")
         told = check_classes(self.train_set)
+        if recipe.run.bf16 and not self.bf16:
+            told.append(
+                "run.bf16 is left off: this processor has no bf16 arithmetic, and emulated it is slower than fp32"
+            )
         self.network = build_network(base, spec, recipe).to(self.device)
         self.optimiser = build_optimiser(self.network, recipe)
         self.joiners = [self.tokenizer.encode(text, add_special_tokens=False).ids for text in JOINERS]
@@ -212,7 +227,7 @@ class _Trainer:
 
     def _backward(self, examples: list[Example]) -> dict[str, float]:
         batch = collate(examples, self.network.spec.pad_id)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.run.bf16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             answers = ask(self.network, batch)
         losses = losses_of(answers, batch, examples, self.recipe, self.weights)
         loss: Tensor = sum(losses.values(), torch.zeros((), device=self.device))
@@ -229,7 +244,7 @@ class _Trainer:
 
     def _judge(self, epoch: int) -> bool:
         """Evaluate, keep the best, say whether to stop."""
-        metrics = validate(self.network, self.valid_set, bf16=self.recipe.run.bf16)
+        metrics = validate(self.network, self.valid_set, bf16=self.bf16)
         means = {name: round(total / count, 5) for name, (total, count) in self.losses.items()}
         self.losses = {}
         self.history.append({"epoch": epoch, "step": self.step, "train": means, "valid": metrics})

@@ -86,6 +86,14 @@ class SlidingSums:
         before = self._before
         return (self._said[0] - before[first][0]) / UNIT if first < len(before) else 0.0
 
+    def said(self, index: int) -> tuple[float, float]:
+        """The voices of one window and their polarity."""
+        first, before, said = self._first_of(index), self._before, self._said
+        if first == len(before):
+            return 0.0, 0.0
+        gone = before[first]
+        return (said[0] - gone[0]) / UNIT, (said[3] - gone[3]) / UNIT
+
     def window(self, index: int) -> Voices:
         """The sums of one window."""
         known = self._windows.get(index)

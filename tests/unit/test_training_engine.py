@@ -16,6 +16,7 @@ import torch
 from exporters.network import Network, load_run
 from monitor.errors import Fatal
 from monitor.learning import bases
+from monitor.learning import train as engine
 from monitor.learning.building import build_network, build_optimiser, freeze, rate_factor, spec_of
 from monitor.learning.epoch import collate
 from monitor.learning.features import Example, MentionExample
@@ -163,6 +164,25 @@ def test_a_run_leaves_curves_losses_and_warnings(tmp_path: Path, base: Path) -> 
     assert (tmp_path / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert len(told) == 2
     assert json.loads((tmp_path / "run" / "data.json").read_text())["warnings"] == told
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_bf16_is_left_off_where_it_would_be_emulated(
+    native: bool, tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "computes_bf16", lambda _device: native)
+    seen: list[bool] = []
+    autocast = torch.autocast
+
+    def spied(device: str, dtype: torch.dtype, *, enabled: bool) -> torch.autocast:
+        seen.append(enabled)
+        return autocast(device, dtype, enabled=enabled)
+
+    monkeypatch.setattr(torch, "autocast", spied)
+    told: list[str] = []
+    train(rows_of(), recipe_of(base, run={"bf16": True}), tmp_path / "run", steps_max=1, warn=told.append)
+    assert seen == [native]
+    assert any("run.bf16 is left off" in line for line in told) is not native
 
 
 def test_generated_rows_train_where_the_recipe_asks_for_them(tmp_path: Path, base: Path) -> None:

@@ -173,4 +173,5 @@ def test_sliding_sums_are_those_of_the_stories_inside(stories: list[tuple[int, i
     for index, length in enumerate((100, 2_000)):
         inside = sum(weight for at_ms, weight in stories if at_ms >= now_ms - length)
         assert sums.window(index).total == sums.total(index) == inside / UNIT
+        assert sums.said(index) == (sums.total(index), sums.window(index).polarity)
         assert sum(story.total_u for story in sums.inside(index)) == inside

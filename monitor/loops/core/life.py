@@ -24,7 +24,7 @@ from monitor.alerting import (
 )
 from monitor.clock import to_rfc3339
 from monitor.loops.core.memory import HOUR_MS, Entity, Memory
-from monitor.loops.core.signals import Reader
+from monitor.loops.core.signals import Reader, Reading
 from monitor.loops.core.telling import Teller, told_by
 from monitor.records import AlertKind, AlertTransition, Direction, Suppression
 
@@ -96,19 +96,22 @@ class Life:
         assert budget is not None, "who is looked at was spoken of"
         budget.move_to(at_ms)
         channels = entity.ears if entity.waits or not spoken else spoken
-        signals = self._reader.signals(name, entity, at_ms, channels)
+        readings = self._reader.readings(name, entity, at_ms, channels)
         firing: list[Firing] = []
-        for ledger, (channel, signal) in signals.items():
-            budget.observe(ledger, name, signal.score, at_ms)
-            if not budget.may_fire(ledger, signal.score, at_ms, watched):
+        for ledger, reading in readings.items():
+            score = reading.score
+            budget.observe(ledger, name, score, at_ms)
+            if not budget.may_fire(ledger, score, at_ms, watched):
                 continue
             allowed = budget.allowed(ledger, at_ms)
-            rate = budget.rate(ledger, signal.score, watched)
+            rate = budget.rate(ledger, score, watched)
             if rate <= allowed:
-                firing.append(Firing(rate / allowed, ledger, signal, channel))
-        firing.sort(key=lambda each: (each.rarity, each.ledger))
+                signal = self._reader.signal(name, entity, at_ms, reading)
+                firing.append(Firing(rate / allowed, ledger, signal, reading.channel))
+        if len(firing) > 1:
+            firing.sort(key=lambda each: (each.rarity, each.ledger))
         if entity.alert is not None:
-            self._step(name, entity, signals, firing, at_ms=at_ms, transitions=transitions)
+            self._step(name, entity, readings, firing, at_ms=at_ms, transitions=transitions)
         if entity.alert is None and firing:
             return self._open(name, entity, firing[0], at_ms=at_ms, transitions=transitions)
         if entity.pending is not None and not firing:
@@ -119,7 +122,7 @@ class Life:
         self,
         name: str,
         entity: Entity,
-        signals: Mapping[str, tuple[str, Signal]],
+        readings: Mapping[str, Reading],
         firing: Sequence[Firing],
         *,
         at_ms: int,
@@ -129,10 +132,15 @@ class Life:
         own = entity.alert
         assert own is not None, "only an open alert takes a step"
         alert = own.alert
+        signals = {
+            ledger: self._reader.signal(name, entity, at_ms, readings[ledger])
+            for ledger in own.needed
+            if ledger in readings
+        }
         same = [
-            (signal.score / needed, ledger)
-            for ledger, needed in own.needed.items()
-            if ledger in signals and (signal := signals[ledger][1]).direction == alert.direction
+            (signal.score / own.needed[ledger], ledger)
+            for ledger, signal in signals.items()
+            if signal.direction == alert.direction
         ]
         loudness, loudest = max(same, default=(0.0, ""))
         # Only the loudest may turn it round: a second opinion beside it is controversy, not a reversal.
@@ -145,7 +153,7 @@ class Life:
         if reason is None:
             return
         if reason is Reason.STRONGER:
-            channel, signal = signals[loudest]
+            channel, signal = readings[loudest].channel, signals[loudest]
             needed, p_value = own.needed[loudest], alert.p_value
             fresh = self._teller.tell(
                 name, entity, signal, channel=channel, needed=needed, p_value=p_value, at_ms=at_ms

@@ -1,8 +1,13 @@
-"""What the detectors read of one entity at one moment, against what is usual for it and what the market does."""
+"""What the detectors read of one entity at one moment, against what is usual for it and what the market does.
+
+Nearly every reading ends in the record of the budget and is heard of no more. So it is a score alone at first; what else
+there is to a signal is put together for those that may fire.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -15,8 +20,11 @@ from monitor.alerting import (
     Said,
     Signal,
     burst,
+    burst_score,
     divergence,
+    divergence_score,
     drift,
+    drift_score,
     expected,
     exposure,
     note_peak,
@@ -25,14 +33,24 @@ from monitor.alerting import (
     over_window,
     scaled,
     surplus,
+    tone_score,
     tone_shift,
 )
 from monitor.loops.core.hearing import Listener
 from monitor.loops.core.memory import HORIZON_MS, HOUR_MS, Entity, Memory
-from monitor.records import Voices
+from monitor.records import AlertKind, Voices
 from monitor.windows import UNIT, Story
 
 RECORD_H_MIN = 2  # hours of a channel: before, everything is unheard of and nothing is unusual
+
+
+class Reading(NamedTuple):
+    """How loud a detector is: the score of the signal that `Reader.signal` makes of it. `window`: its place in the rules."""
+
+    score: float
+    channel: str
+    kind: AlertKind
+    window: int
 
 
 class Reader:
@@ -61,7 +79,7 @@ class Reader:
         self._market_index = rules.windows_s.index(MARKET_S)
         self._longest_index = len(rules.windows_s) - 1
         self._tone_min = own.tone_voices_min
-        self._exposures: dict[tuple[str, int], float] = {}
+        self._exposures: dict[str, tuple[float, ...]] = {}
         self._market_now: dict[str, tuple[float, float, float, float]] = {}
 
     def start(self, at_ms: int) -> None:
@@ -70,27 +88,50 @@ class Reader:
         self._market_now.clear()
         self._listener.slide_to(at_ms)
 
-    def signals(
-        self, name: str, entity: Entity, at_ms: int, channels: Collection[str]
-    ) -> dict[str, tuple[str, Signal]]:
-        """The best reading for each ledger of the budget over these channels, with its channel."""
-        best: dict[str, tuple[str, Signal]] = {}
-        for channel in sorted(channels):
-            for ledger, signal in self._channel_signals(name, entity, at_ms, channel):
-                if ledger not in best or signal.score > best[ledger][1].score:
-                    best[ledger] = (channel, signal)
+    def readings(self, name: str, entity: Entity, at_ms: int, channels: Collection[str]) -> dict[str, Reading]:
+        """The loudest reading for each ledger of the budget over these channels."""
+        best: dict[str, Reading] = {}
+        for channel in sorted(channels) if len(channels) > 1 else channels:
+            self._read_channel(name, entity, at_ms, channel, best)
         if len(entity.ears) > 1:
-            apart = self._divergence(name, entity, at_ms)
-            if apart is not None:
-                best[apart.kind] = ("news", apart)
+            both = self._both_channels(name, entity, at_ms)
+            if both is not None and (score := divergence_score(*both)) > 0.0:
+                best["divergence"] = Reading(score, "news", "divergence", self.day_index)
         return best
+
+    def signal(self, name: str, entity: Entity, at_ms: int, reading: Reading) -> Signal:
+        """All that there is to a reading of this moment."""
+        _, channel, kind, index = reading
+        own, window_s = self._rules.detectors, self._rules.windows_s[index]
+        signal: Signal | None
+        if kind == "divergence":
+            both = self._both_channels(name, entity, at_ms)
+            assert both is not None, "both channels were read"
+            news, usual, social, usual_social = both
+            usual_there = scaled(usual, self._exposure(channel, at_ms, index), 1.0, 0.0)
+            signal = divergence(news, usual_there, social, usual_social, window_s=window_s, rules=own)
+        else:
+            ear = entity.ears[channel]
+            usual = self._usual(name, entity, channel, at_ms)
+            moved = self._market_move(channel, ear.sums.window(self._market_index), at_ms)
+            usual_there = scaled(usual, self._exposure(channel, at_ms, index), *moved)
+            voices = _with_decisive(ear.sums.window(index), ear.decisive, at_ms - 1000 * window_s, usual.rarity)
+            if kind == "drift":
+                signal = drift(voices, usual_there, window_s, entity.habits[channel].bank)
+            else:
+                signal = (burst if kind == "burst" else tone_shift)(voices, usual_there, window_s, own)
+        assert signal is not None, "what was read is there"
+        assert signal.score == reading.score, "a reading is its signal's score"
+        return signal
 
     def over_the_day(self, name: str, entity: Entity, signal: Signal, channel: str, at_ms: int) -> Signal:
         """A drift is told by the voices of the last day: those of the tone's window say little of what took so long."""
         sums, day_s = entity.ears[channel].sums, self._rules.windows_s[self.day_index]
         sums.move_to(at_ms)
         voices, moved = sums.window(self.day_index), self._market_move(channel, sums.window(self._market_index), at_ms)
-        usual = scaled(self._usual(name, entity, channel, at_ms), self._exposure(channel, at_ms, day_s), *moved)
+        usual = scaled(
+            self._usual(name, entity, channel, at_ms), self._exposure(channel, at_ms, self.day_index), *moved
+        )
         tone = voices.polarity / voices.total - usual.tone
         return msgspec.structs.replace(signal, window_s=day_s, voices=voices, expected=usual, tone=tone)
 
@@ -108,66 +149,59 @@ class Reader:
             return over_channels(signal, said, social=social, window_s=signal.window_s, rules=own.detectors)
         return over_window(signal, said, voices_min=self.voices_min[channel], rules=own.detectors)
 
-    def _channel_signals(self, name: str, entity: Entity, at_ms: int, channel: str) -> Iterable[tuple[str, Signal]]:
-        """Every reading of one channel, with its ledger."""
+    def _read_channel(self, name: str, entity: Entity, at_ms: int, channel: str, best: dict[str, Reading]) -> None:
+        """Every reading of one channel, where it is louder than what is in `best`."""
         ear, habit, market = entity.ears[channel], entity.habits[channel], self._memory.markets[channel]
         if market.hour - market.first_hour < RECORD_H_MIN:
-            return ()
+            return
         own, sums, voices_min = self._rules.detectors, ear.sums, self.voices_min[channel]
         sums.move_to(at_ms)
         most = sums.total(self._longest_index)
         if most < voices_min:
-            return ()
-        found: list[tuple[str, Signal]] = []
+            return
         usual = self._usual(name, entity, channel, at_ms)
         rarity, decisive = usual.rarity, ear.decisive
-        factor, market_tone = self._market_move(channel, sums.window(self._market_index), at_ms)
+        lately = sums.window(self._market_index)
+        factor, market_tone = self._market_move(channel, lately, at_ms)
         peak = 0.0
         for index, window_s, ledger, least in self._bursts[channel]:
             # Windows are nested: none holds more than the one before it.
-            if most < least or (most := sums.total(index)) < least:
+            if most < least:
                 continue
-            total, start_ms = most, at_ms - 1000 * window_s
+            most, polarity = sums.said(index)
+            if most < least:
+                continue
+            total = most
             if decisive is not None:
-                total = _with_decisive(sums.window(index), decisive, start_ms, rarity).total
-            exposed = self._exposure(channel, at_ms, window_s)
-            excess = surplus(total, usual.voices * exposed * factor, usual.size)
+                voices = _with_decisive(sums.window(index), decisive, at_ms - 1000 * window_s, rarity)
+                total, polarity = voices.total, voices.polarity
+            excess = surplus(total, usual.voices * self._exposure(channel, at_ms, index) * factor, usual.size)
             if excess > 0.0:
                 peak = peak or excess
-                voices = _with_decisive(sums.window(index), decisive, start_ms, rarity)
-                signal = burst(voices, scaled(usual, exposed, factor, market_tone), window_s, own)
-                if signal is not None:
-                    found.append((ledger, signal))
+                score = burst_score(excess, total, polarity, usual, market_tone, own)
+                _keep_louder(best, ledger, Reading(score, channel, "burst", index))
         note_peak(habit, peak)
         voices, drifting = sums.window(self._tone_index), any(habit.bank)
         if voices.total >= voices_min and (drifting or voices.total * rarity >= self._tone_min):
-            window_s = own.tone_window_s
-            voices = _with_decisive(voices, decisive, at_ms - 1000 * window_s, rarity)
-            tone_usual = scaled(usual, self._exposure(channel, at_ms, window_s), factor, market_tone)
-            read = (
-                tone_shift(voices, tone_usual, window_s, own),
-                drift(voices, tone_usual, window_s, habit.bank),
-            )
-            found += [(signal.kind, signal) for signal in read if signal is not None]
-        return found
+            if drifting:
+                _, score = drift_score(habit.bank)
+                _keep_louder(best, "drift", Reading(score, channel, "drift", self._tone_index))
+            voices = _with_decisive(voices, decisive, at_ms - 1000 * own.tone_window_s, rarity)
+            if voices.total >= self._tone_min:
+                score = tone_score(voices, usual, market_tone)
+                _keep_louder(best, "tone", Reading(score, channel, "tone", self._tone_index))
 
-    def _divergence(self, name: str, entity: Entity, at_ms: int) -> Signal | None:
-        """News against social, once both have said enough today."""
-        own = self._rules.detectors
-        window_s = own.divergence_window_s
+    def _both_channels(self, name: str, entity: Entity, at_ms: int) -> tuple[Voices, Expected, Voices, Expected] | None:
+        """The day's news and social, each with what is usual there, once both have said enough."""
+        day, least = self.day_index, self._tone_min
         of_news, of_social = entity.ears["news"].sums, entity.ears["social"].sums
         of_news.move_to(at_ms)
         of_social.move_to(at_ms)
-        if of_news.total(self.day_index) < self._tone_min or of_social.total(self.day_index) < self._tone_min:
+        if of_news.total(day) < least or of_social.total(day) < least:
             return None
-        news, social = of_news.window(self.day_index), of_social.window(self.day_index)
         usual_news = self._usual(name, entity, "news", at_ms)
         usual_social = self._usual(name, entity, "social", at_ms)
-        signal = divergence(news, usual_news, social, usual_social, window_s=window_s, rules=own)
-        if signal is None:
-            return None
-        exposed = self._exposure("news", at_ms, window_s)
-        return msgspec.structs.replace(signal, expected=scaled(usual_news, exposed, 1.0, 0.0))
+        return of_news.window(day), usual_news, of_social.window(day), usual_social
 
     def _usual(self, name: str, entity: Entity, channel: str, at_ms: int) -> Expected:
         """The entity's average hour; it holds for an hour of the clock within a block of the habit."""
@@ -184,7 +218,7 @@ class Reader:
         known = self._market_now.get(channel)
         if known is None:
             market, (total_u, polarity_u) = self._memory.markets[channel], self._listener.loud_sums[channel]
-            usual = market.level * self._exposure(channel, at_ms, MARKET_S)
+            usual = market.level * self._exposure(channel, at_ms, self._market_index)
             usual *= 1.0 - 1.0 / max(market.entities, 2)
             known = self._market_now[channel] = (total_u / UNIT, polarity_u / UNIT, usual + 20.0, market.tone)
         total, polarity, usual, tone = known
@@ -192,14 +226,21 @@ class Reader:
         factor = min(max((others + 20.0) / usual, 1.0), 3.0)
         return factor, (polarity - own.polarity - others * tone) / (others + 20.0)
 
-    def _exposure(self, channel: str, at_ms: int, window_s: int) -> float:
-        """Average hours in the window; the same for all entities at one moment."""
-        key = (channel, window_s)
-        known = self._exposures.get(key)
+    def _exposure(self, channel: str, at_ms: int, index: int) -> float:
+        """Average hours in a window; the same for all entities at one moment."""
+        known = self._exposures.get(channel)
         if known is None:
-            known = exposure(self._memory.markets[channel], at_ms - 1000 * window_s, 1000 * window_s)
-            self._exposures[key] = known
-        return known
+            market = self._memory.markets[channel]
+            known = self._exposures[channel] = tuple(
+                exposure(market, at_ms - 1000 * window_s, 1000 * window_s) for window_s in self._rules.windows_s
+            )
+        return known[index]
+
+
+def _keep_louder(best: dict[str, Reading], ledger: str, reading: Reading) -> None:
+    known = best.get(ledger)
+    if known is None or reading.score > known.score:
+        best[ledger] = reading
 
 
 def _with_decisive(voices: Voices, story: Story | None, start_ms: int, rarity: float) -> Voices:

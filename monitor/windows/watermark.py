@@ -9,8 +9,9 @@ speed of a clock from where it stood, so that a history replayed today stays in 
 nobody can set: an hour's correction of the wall clock must not make an hour of messages late.
 
 Who is idle must have been heard to be silent. A backlog before `score`, one before us, a broker that was away, an origin
-of which nothing has reached us yet: none of them is silence, see `settle` and `expect`. Where not even the origins are
-known, see `hold`.
+of which nothing has reached us yet: none of them is silence, see `settle` and `expect`. And silence is known up to a
+moment: what an idle origin has said since then is on its way, so event time keeps the lateness before that moment. Where
+not even the origins are known, see `hold`.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ class Watermark:
         self._settled: dict[str, int] = {}
         self._since_ms = 0
         self._held = False
+        self._wall_ahead_ms: int | None = None  # of the steady clock; None in a history, where nobody is idle
 
     @property
     def value_ms(self) -> int | None:
@@ -117,6 +119,8 @@ class Watermark:
             return Arrival.FUTURE
         if steady_ms is None:
             steady_ms = now_ms
+        if now_ms is not None and steady_ms is not None:
+            self._wall_ahead_ms = now_ms - steady_ms
         state = self._origins.get(origin)
         if state is None:
             state = self._origins[origin] = _Origin(event_ms if now_ms is None else min(event_ms, now_ms), steady_ms)
@@ -164,7 +168,10 @@ class Watermark:
         active = [origin.newest_ms for name, origin in self._origins.items() if name not in idle]
         heard = [newest_ms for newest_ms in active if newest_ms is not None]
         if heard and len(heard) == len(active):
-            self._raise_to(min(heard) - self._policy.lateness_ms)
+            reached_ms = min(heard)
+            if idle:
+                reached_ms = min([reached_ms, *self._silent_until(idle)])
+            self._raise_to(reached_ms - self._policy.lateness_ms)
 
     def _flow(self, steady_ms: int) -> None:
         """Nobody speaks: from the newest event on, event time passes as ours does."""
@@ -174,7 +181,14 @@ class Watermark:
             if origin.newest_ms is not None and origin.seen_at_ms is not None
         ]
         if reached:
-            self._raise_to(max(reached) - self._policy.lateness_ms)
+            self._raise_to(min([max(reached), *self._silent_until(self._origins)]) - self._policy.lateness_ms)
+
+    def _silent_until(self, idle: Iterable[str]) -> list[int]:
+        """Up to when, in wall time, the silence of these is known. A replay of the past is far from it, and nothing holds it."""
+        ahead_ms = self._wall_ahead_ms
+        if ahead_ms is None:
+            return []
+        return [self._settled[name] + ahead_ms for name in idle if name in self._settled]
 
     def _raise_to(self, value_ms: int) -> None:
         if not self._held and (self._value_ms is None or value_ms > self._value_ms):

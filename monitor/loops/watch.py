@@ -476,6 +476,8 @@ class WatchLoop:
         if progress is not None and progress is not self._heard:
             lag = self._source.lag()
             for partition, owned in self._owned.items():
+                if progress.asked_ms is not None:
+                    owned.core.note(progress.asked_ms)  # what we have folded was fetched before it was asked for
                 behind = lag.get(partition)
                 if behind is not None and behind <= 0:
                     owned.asked = progress, 0

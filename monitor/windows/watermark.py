@@ -16,6 +16,7 @@ not even the origins are known, see `hold`.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -63,7 +64,7 @@ class Watermark:
         self._settled: dict[str, int] = {}
         self._since_ms = 0
         self._held = False
-        self._wall_ahead_ms: int | None = None  # of the steady clock; None in a history, where nobody is idle
+        self._notes: list[tuple[int, int]] = []  # see `note`
 
     @property
     def value_ms(self) -> int | None:
@@ -90,6 +91,18 @@ class Watermark:
         """
         self._settled |= settled
         self._since_ms = since_ms
+
+    def note(self, steady_ms: int) -> None:
+        """All that was heard so far had been sent by this moment of the steady clock, which is one that `settle` may name. What
+        an origin that was silent until then says later is not expected to be older."""
+        if self._notes and steady_ms <= self._notes[-1][0]:
+            return
+        reached_ms = self._reached(steady_ms)
+        if reached_ms is not None:
+            self._notes.append((steady_ms, reached_ms))
+            # Of what no origin's silence reaches back to, the last is enough.
+            known_ms = min((until_ms for until_ms in self._settled.values() if until_ms), default=0)
+            del self._notes[: max(0, bisect_right(self._notes, known_ms, key=_moment) - 1)]
 
     def hold(self) -> None:
         """Who has something to say is not known: events are noted, and event time stands until `release`."""
@@ -119,8 +132,6 @@ class Watermark:
             return Arrival.FUTURE
         if steady_ms is None:
             steady_ms = now_ms
-        if now_ms is not None and steady_ms is not None:
-            self._wall_ahead_ms = now_ms - steady_ms
         state = self._origins.get(origin)
         if state is None:
             state = self._origins[origin] = _Origin(event_ms if now_ms is None else min(event_ms, now_ms), steady_ms)
@@ -169,27 +180,36 @@ class Watermark:
         heard = [newest_ms for newest_ms in active if newest_ms is not None]
         if heard and len(heard) == len(active):
             reached_ms = min(heard)
-            if idle:
-                reached_ms = min([reached_ms, *self._silent_until(idle)])
+            if idle and self._notes:
+                reached_ms = min(reached_ms, *map(self._silent_to, idle))
             self._raise_to(reached_ms - self._policy.lateness_ms)
 
     def _flow(self, steady_ms: int) -> None:
         """Nobody speaks: from the newest event on, event time passes as ours does."""
+        reached_ms = self._reached(steady_ms)
+        if reached_ms is not None:
+            self._raise_to(reached_ms - self._policy.lateness_ms)
+
+    def _reached(self, steady_ms: int) -> int | None:
+        """Where event time is at this moment, if nobody speaks."""
         reached = [
             origin.newest_ms + max(0, steady_ms - max(origin.seen_at_ms, self._since_ms))
             for origin in self._origins.values()
             if origin.newest_ms is not None and origin.seen_at_ms is not None
         ]
-        if reached:
-            self._raise_to(min([max(reached), *self._silent_until(self._origins)]) - self._policy.lateness_ms)
+        return max(reached, default=None)
 
-    def _silent_until(self, idle: Iterable[str]) -> list[int]:
-        """Up to when, in wall time, the silence of these is known. A replay of the past is far from it, and nothing holds it."""
-        ahead_ms = self._wall_ahead_ms
-        if ahead_ms is None:
-            return []
-        return [self._settled[name] + ahead_ms for name in idle if name in self._settled]
+    def _silent_to(self, name: str) -> int:
+        """The event time that others had reached when this idle origin was last known to be silent."""
+        until_ms = self._settled.get(name)
+        at = len(self._notes) if until_ms is None else bisect_right(self._notes, until_ms, key=_moment)
+        # Silent since before anything was noted: then what it said last is all that is known.
+        return self._notes[at - 1][1] if at else self._origins[name].newest_ms or self._notes[0][1]
 
     def _raise_to(self, value_ms: int) -> None:
         if not self._held and (self._value_ms is None or value_ms > self._value_ms):
             self._value_ms = value_ms
+
+
+def _moment(note: tuple[int, int]) -> int:
+    return note[0]

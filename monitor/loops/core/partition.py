@@ -120,6 +120,10 @@ class PartitionCore:
         """See `Watermark.settle`."""
         self._watermark.settle(settled, since_ms=since_ms)
 
+    def note(self, steady_ms: int) -> None:
+        """See `Watermark.note`."""
+        self._watermark.note(steady_ms)
+
     def hold(self) -> None:
         """See `Watermark.hold`."""
         self._watermark.hold()

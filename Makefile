@@ -22,12 +22,15 @@ check: $(VENV)/.installed-all
 
 WORKERS ?= 3
 
-# What is tried with whole services or with groups of a broker has limits in time, so nothing goes on beside it.
-ALONE := tests/integration tests/contract/test_kafka.py
+# What is tried with whole services or with groups of a broker has limits in time: two files side by side, which mostly wait. The demo
+# scores a stream against the clock, so nothing goes on beside it.
+WHOLE := tests/contract/test_kafka.py tests/integration
+DEMO := tests/integration/test_demo.py
 
-unit: $(VENV)/.installed-all  ## every test: most wait most of the time, so WORKERS=3 go side by side; then those that must be alone
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(addprefix --ignore ,$(ALONE))
-	$(BIN)/python -m pytest $(ALONE)
+unit: $(VENV)/.installed-all  ## every test: most wait most of the time, so WORKERS=3 go side by side; then whole services
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(addprefix --ignore ,$(WHOLE))
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(WHOLE) --ignore $(DEMO)
+	$(BIN)/python -m pytest $(DEMO)
 
 services:  ## PostgreSQL's server binaries and a C compiler, for the tests that start their own server or break the machine
 	@command -v cc >/dev/null 2>&1 \

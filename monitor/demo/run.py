@@ -171,7 +171,7 @@ class Roles:
         waiting = set(self._ports)
         while waiting and not stop.is_set():
             self.check()
-            waiting -= {role for role in waiting if _is_ready(self._ports[role])}
+            waiting -= {role for role in waiting if is_ready(self._ports[role])}
             if waiting and self._clock.monotonic_s() > give_up_s:
                 raise Retryable(f"not ready after {self._policy.ready_s:.0f} s: {', '.join(sorted(waiting))}")
             stop.wait(0.2)
@@ -207,7 +207,8 @@ def _spawn_with(environ: Mapping[str, str], command: Sequence[str], extra: Mappi
     return spawn(command, extra, environ=environ)
 
 
-def _is_ready(port: int) -> bool:
+def is_ready(port: int) -> bool:
+    """Does a role of ours on this machine say at `/readyz` that it is?"""
     try:
         url = f"http://127.0.0.1:{port}/readyz"
         with urllib.request.urlopen(url, timeout=5) as answer:  # our own role on loopback  # nosec B310

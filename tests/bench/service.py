@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from monitor.broker import EmbeddedBroker, free_port
-from monitor.demo.run import ROLES, role_environment
+from monitor.demo.run import ROLES, is_ready, role_environment
 from tests.chaos.vitals import lag_of, metrics_of, sample_of, slope
 from tests.kafka_broker import ApacheKafka
 from tests.postgres import PostgresServer
@@ -59,13 +58,9 @@ def told(port: int, name: str) -> int:
 
 def wait_until_ready(ports: Mapping[str, int], service: subprocess.Popen[bytes]) -> None:
     for port in ports.values():
-        while True:
+        while not is_ready(port):
             assert service.poll() is None, "the service ended; its message stands above"
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2):
-                    break
-            except OSError:
-                time.sleep(0.3)
+            time.sleep(0.3)
 
 
 def roles_of(supervisor: int) -> dict[str, int]:

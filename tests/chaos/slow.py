@@ -15,7 +15,6 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
@@ -28,7 +27,7 @@ from monitor.broker import EmbeddedBroker, free_port
 from monitor.chaos.load import endless, own_names
 from monitor.clock import SystemClock
 from monitor.delivery import WebhookSink
-from monitor.demo.run import role_environment
+from monitor.demo.run import is_ready, role_environment
 from monitor.errors import Retryable
 from monitor.intake.kafka import KafkaConfig, KafkaSink, ensure_topics
 from monitor.records import Record
@@ -153,14 +152,9 @@ def run(
 def _wait_for(port: int, clock: SystemClock) -> None:
     """Until it is ready, for five minutes."""
     give_up_s = clock.monotonic_s() + 300
-    while clock.monotonic_s() < give_up_s:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2):
-                return
-        except OSError:
-            pass
+    while not is_ready(port):
+        assert clock.monotonic_s() < give_up_s, f"nothing ready at port {port} after five minutes"
         clock.sleep(0.5)
-    raise AssertionError(f"nothing ready at port {port} after five minutes")
 
 
 def _feed(kafka: KafkaConfig, settings: Settings, rate: float, over: threading.Event, sent: list[int]) -> None:

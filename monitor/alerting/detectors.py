@@ -73,14 +73,15 @@ def tone_shift(voices: Voices, usual: Expected, window_s: int, rules: DetectorRu
     """Another tone than usual, once the market's own move is taken away; None with too few voices."""
     if voices.total < rules.tone_voices_min:
         return None
+    tone = _own_tone(voices, usual, usual.market_tone)
     return Signal(
         kind="tone",
-        direction="negative" if _own_tone(voices, usual, usual.market_tone) < 0 else "positive",
+        direction="negative" if tone < 0 else "positive",
         score=tone_score(voices, usual, usual.market_tone),
         window_s=window_s,
         voices=voices,
         expected=usual,
-        tone=_own_tone(voices, usual, usual.market_tone),
+        tone=tone,
     )
 
 

@@ -6,7 +6,6 @@ from functools import lru_cache
 
 import pytest
 
-from tests.simulation.breakages import BREAKAGES
 from tests.simulation.run import Report, simulate
 from tests.simulation.world import Faults
 
@@ -44,12 +43,3 @@ def test_an_undisturbed_run_delivers_each_id_once() -> None:
     assert not report.problems, report.told()
     assert report.findings.alerts > 0
     assert report.findings.redelivered == 0
-
-
-@pytest.mark.parametrize("name", BREAKAGES)
-def test_a_deliberate_breakage_is_found(name: str) -> None:
-    """Each breaks one promise; the run with the same seeds must see it."""
-    for seed in range(60):
-        if simulate(seed, STEPS, build=BREAKAGES[name]).problems:
-            return
-    pytest.fail(f"60 seeds did not find that {name}")

@@ -21,6 +21,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+NOTES_MAX = 1_000
+
 
 class Arrival(StrEnum):
     """What an event's time means for the watermark; each is counted by the caller."""
@@ -103,6 +105,8 @@ class Watermark:
             # Of what no origin's silence reaches back to, the last is enough.
             known_ms = min((until_ms for until_ms in self._settled.values() if until_ms), default=0)
             del self._notes[: max(0, bisect_right(self._notes, known_ms, key=_moment) - 1)]
+            if len(self._notes) > NOTES_MAX:  # an origin is stuck for long; fewer notes only hold a little longer
+                del self._notes[1:-1:2]
 
     def hold(self) -> None:
         """Who has something to say is not known: events are noted, and event time stands until `release`."""
@@ -203,8 +207,10 @@ class Watermark:
         """The event time that others had reached when this idle origin was last known to be silent."""
         until_ms = self._settled.get(name)
         at = len(self._notes) if until_ms is None else bisect_right(self._notes, until_ms, key=_moment)
-        # Silent since before anything was noted: then what it said last is all that is known.
-        return self._notes[at - 1][1] if at else self._origins[name].newest_ms or self._notes[0][1]
+        if at:
+            return self._notes[at - 1][1]
+        newest_ms = self._origins[name].newest_ms  # silent since before anything was noted: what it said last is known
+        return self._notes[0][1] if newest_ms is None else newest_ms
 
     def _raise_to(self, value_ms: int) -> None:
         if not self._held and (self._value_ms is None or value_ms > self._value_ms):

@@ -40,6 +40,7 @@ from tests.simulation.roles import (
 from tests.simulation.world import Faults, World
 
 START_MS = 1_800_000_000_000 - 1_800_000_000_000 % 86_400_000
+STEPS = 110  # of a run among the tests
 HOUR_S = 3_600
 ROLES = ("score", "watch", "deliver")
 _SUMS = ("raw_n", "effective_n", "negative", "neutral", "positive", "polarity_sum", "polarity_sq_sum")

@@ -5,9 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.simulation.breakages import BREAKAGES
-from tests.simulation.run import simulate
-
-STEPS = 110
+from tests.simulation.run import STEPS, simulate
 
 
 @pytest.mark.parametrize("name", BREAKAGES)

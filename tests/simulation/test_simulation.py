@@ -6,10 +6,10 @@ from functools import lru_cache
 
 import pytest
 
-from tests.simulation.run import Report, simulate
+from tests.simulation.run import STEPS, Report, simulate
 from tests.simulation.world import Faults
 
-SEEDS, STEPS = 24, 110
+SEEDS = 24
 
 
 @lru_cache

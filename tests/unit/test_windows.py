@@ -17,6 +17,7 @@ from monitor.windows import (
     WatermarkPolicy,
     is_copy,
 )
+from monitor.windows.watermark import NOTES_MAX
 
 POLICY = WatermarkPolicy(lateness_ms=1_000, idle_after_ms=30_000, future_max_ms=5_000)
 
@@ -76,6 +77,17 @@ def test_an_origin_that_is_stuck_since_before_we_came_holds_where_it_was() -> No
     mark.settle({"news/0": 101_000, "social/0": 40_000})
     mark.observe("news/0", 102_000, now_ms=140_000)
     assert mark.value_ms == 8_000
+
+
+def test_an_origin_that_is_stuck_for_days_costs_no_memory() -> None:
+    mark = Watermark(policy=POLICY)
+    mark.observe("social/0", 1_000, now_ms=1_000)
+    for at_ms in range(60_000, 20_060_000, 1_000):
+        mark.observe("news/0", at_ms, now_ms=at_ms)
+        mark.note(at_ms)
+        mark.settle({"news/0": at_ms, "social/0": 70_000})
+    assert len(mark._notes) <= NOTES_MAX
+    assert mark.value_ms == 69_000, "as exact as with all of them"
 
 
 def test_an_origin_that_was_not_heard_yet_holds_the_others() -> None:

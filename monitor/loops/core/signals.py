@@ -112,10 +112,8 @@ class Reader:
             signal = divergence(news, usual_there, social, usual_social, window_s=window_s, rules=own)
         else:
             ear = entity.ears[channel]
-            usual = self._usual(name, entity, channel, at_ms)
-            moved = self._market_move(channel, ear.sums.window(self._market_index), at_ms)
-            usual_there = scaled(usual, self._exposure(channel, at_ms, index), *moved)
-            voices = _with_decisive(ear.sums.window(index), ear.decisive, at_ms - 1000 * window_s, usual.rarity)
+            usual_there = self._usual_in(index, name, entity, channel, at_ms)
+            voices = _with_decisive(ear.sums.window(index), ear.decisive, at_ms - 1000 * window_s, usual_there.rarity)
             if kind == "drift":
                 signal = drift(voices, usual_there, window_s, entity.habits[channel].bank)
             else:
@@ -128,10 +126,7 @@ class Reader:
         """A drift is told by the voices of the last day: those of the tone's window say little of what took so long."""
         sums, day_s = entity.ears[channel].sums, self._rules.windows_s[self.day_index]
         sums.move_to(at_ms)
-        voices, moved = sums.window(self.day_index), self._market_move(channel, sums.window(self._market_index), at_ms)
-        usual = scaled(
-            self._usual(name, entity, channel, at_ms), self._exposure(channel, at_ms, self.day_index), *moved
-        )
+        voices, usual = sums.window(self.day_index), self._usual_in(self.day_index, name, entity, channel, at_ms)
         tone = voices.polarity / voices.total - usual.tone
         return msgspec.structs.replace(signal, window_s=day_s, voices=voices, expected=usual, tone=tone)
 
@@ -161,8 +156,7 @@ class Reader:
             return
         usual = self._usual(name, entity, channel, at_ms)
         rarity, decisive = usual.rarity, ear.decisive
-        lately = sums.window(self._market_index)
-        factor, market_tone = self._market_move(channel, lately, at_ms)
+        factor, market_tone = self._market_move(channel, sums.window(self._market_index), at_ms)
         peak = 0.0
         for index, window_s, ledger, least in self._bursts[channel]:
             # Windows are nested: none holds more than the one before it.
@@ -212,6 +206,11 @@ class Reader:
             ear.usual = expected(habit, market, at_ms=at_ms, rules=self._rules.baseline, sector=sector)
             ear.usual_of = of
         return ear.usual
+
+    def _usual_in(self, index: int, name: str, entity: Entity, channel: str, at_ms: int) -> Expected:
+        """What is usual in one window, while the market does what it does."""
+        moved = self._market_move(channel, entity.ears[channel].sums.window(self._market_index), at_ms)
+        return scaled(self._usual(name, entity, channel, at_ms), self._exposure(channel, at_ms, index), *moved)
 
     def _market_move(self, channel: str, own: Voices, at_ms: int) -> tuple[float, float]:
         """How much louder than usual all the others are, and how their tone has moved, in the last four hours."""

@@ -36,6 +36,8 @@ services:  ## PostgreSQL's server binaries and a C compiler, for the tests that 
 	@command -v cc >/dev/null 2>&1 \
 		|| { echo "installing a C compiler for the tests"; apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq gcc libc6-dev >/dev/null; } \
 		|| { echo "a C compiler is missing: apt-get install gcc" >&2; exit 2; }
+	@$(PYTHON) -c "import pathlib, sysconfig as s; raise SystemExit(not pathlib.Path(s.get_path('include'), 'Python.h').is_file())" \
+		|| { echo "Python's headers are missing, which tests of compiled code need: apt-get install python3-dev" >&2; exit 2; }
 	@ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || command -v postgres >/dev/null 2>&1 \
 		|| { echo "installing PostgreSQL for the tests"; apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql >/dev/null; } \
 		|| { echo "PostgreSQL is missing: apt-get install postgresql" >&2; exit 2; }

@@ -6,9 +6,6 @@ that are facts. Knows nothing of Kafka, databases or receivers.
 
 from monitor.alerting.baselines import (
     BLOCK_MS,
-    Expected,
-    Habit,
-    Market,
     close_block,
     expected,
     exposure,
@@ -16,9 +13,8 @@ from monitor.alerting.baselines import (
     scaled,
 )
 from monitor.alerting.brief import brief
-from monitor.alerting.budget import Budget, BudgetState
+from monitor.alerting.budget import Budget
 from monitor.alerting.detectors import (
-    Signal,
     burst,
     burst_score,
     divergence,
@@ -43,6 +39,7 @@ from monitor.alerting.lifecycle import (
     severity,
     step,
 )
+from monitor.alerting.market import Market
 from monitor.alerting.moves import share_move_pct
 from monitor.alerting.paging import (
     Message,
@@ -55,6 +52,7 @@ from monitor.alerting.paging import (
     Verdict,
     page_history,
 )
+from monitor.alerting.records import BudgetState, Expected, Habit, Signal
 from monitor.alerting.rescoring import (
     Rescoring,
     as_known,

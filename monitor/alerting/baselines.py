@@ -11,198 +11,16 @@ from __future__ import annotations
 
 import math
 
-import msgspec
-
-from monitor.alerting.cusum import EMPTY, step_bank
+from monitor.alerting.cusum import step_bank
+from monitor.alerting.market import PEAK_PRIOR_DAYS, Market, decay
+from monitor.alerting.records import BlockStep, Expected, Habit
 from monitor.alerting.rules import BaselineRules
 
 HOUR_MS = 3_600_000
 BLOCK_MS = 4 * HOUR_MS
 DAY_MS = 24 * HOUR_MS
-WEEK_H = 168
 _DAY_BLOCKS = DAY_MS // BLOCK_MS
-_TOD_PRIOR_H = 3.0  # hours of record that the overall mean is worth for one hour of the day
-_HOW_PRIOR_H = 6.0  # hours of record that the hour of the day is worth for one hour of the week
-_SECTOR_PRIOR_VOICES = 50.0  # voices that the market's tone is worth for a sector's
-_FADING = ("tone_w", "tone_p", "tone_sq", "negative", "positive", "decisive", "day_peaks", "peak_days")
-_PEAK_PRIOR_DAYS = 30.0
 _PEAK_MAX = 20.0
-_GAP_H = 24 * 60  # after a longer silence of the whole partition only this much of it is counted
-
-
-class Expected(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What a window should hold: voices, their spread (negative binomial with this size) and their tone.
-
-    `variance` of one voice's polarity. `exposure_h` hours of record behind it. `market` is the factor by which the market
-    as a whole is louder now; it is in `voices` already. `market_tone` is how far the market's tone has moved; it is not in
-    `tone`. `habit`: how far the entity's loudest moments of a day usually go, over the watchlist's. `rarity`: how many
-    voices one decisive story is worth.
-    """
-
-    voices: float
-    size: float
-    tone: float
-    variance: float
-    exposure_h: float
-    market: float
-    market_tone: float = 0.0
-    habit: float = 1.0
-    rarity: float = 1.0
-
-
-class Market(msgspec.Struct, array_like=True):
-    """One channel of a partition: the profile of the week and the averages. All sums decay together.
-
-    `sectors`: voices and their weighted polarity, by sector. What stands from `tone` on is as of the last full hour, so that
-    within an hour nobody's baseline moves and a baseline has to be worked out once an hour only.
-    """
-
-    hour: int
-    first_hour: int
-    counts: list[float] = msgspec.field(default_factory=lambda: [0.0] * WEEK_H)
-    hours: list[float] = msgspec.field(default_factory=lambda: [0.0] * WEEK_H)
-    open_count: float = 0.0
-    exposure: float = 0.0
-    entities: int = 0
-    tone_w: float = 0.0
-    tone_p: float = 0.0
-    tone_sq: float = 0.0
-    negative: float = 0.0
-    positive: float = 0.0
-    level: float = 0.0
-    decisive: float = 0.0
-    day_peaks: float = 0.0
-    peak_days: float = 0.0
-    week: list[float] = msgspec.field(default_factory=lambda: [1.0] * WEEK_H)
-    sectors: dict[str, tuple[float, float]] = msgspec.field(default_factory=dict)
-    tone: float = 0.0
-    variance: float = 0.25
-    share_decisive: float = 0.02
-    day_peak: float = 1.0
-    average: float = 0.0
-    sector_tones: dict[str, float] = msgspec.field(default_factory=dict)
-
-    def move_to(self, hour: int, rules: BaselineRules) -> None:
-        """Close the hours before `hour`."""
-        if hour <= self.hour:
-            return
-        step = decay(1, rules)
-        if hour - self.hour > _GAP_H:
-            self._close(step)
-            self.hour = hour - _GAP_H
-        while self.hour < hour:
-            self._close(step)
-            self.hour += 1
-
-    def add(
-        self,
-        voices: float,
-        polarity: float,
-        polarity_sq: float,
-        negative: float,
-        positive: float,
-        *,
-        decisive: float = 0.0,
-        sector: str = "",
-    ) -> None:
-        """Voices of the open hour, those of decisive stories among them; polarities and shares are weighted sums."""
-        if sector:
-            of_sector = self.sectors.get(sector, (0.0, 0.0))
-            self.sectors[sector] = (of_sector[0] + voices, of_sector[1] + polarity)
-        self.open_count += voices
-        self.tone_w += voices
-        self.tone_p += polarity
-        self.tone_sq += polarity_sq
-        self.negative += negative
-        self.positive += positive
-        self.decisive += decisive
-
-    def profile(self, hour: int) -> float:
-        """How much louder than the average this hour of the week is, as of the last midnight (UTC)."""
-        return self.week[hour % WEEK_H]
-
-    def _profile(self, slot: int) -> float:
-        """Hour of the week shrunk to hour of the day and kind of day, that to 1."""
-        if self.level <= 0:
-            return 1.0
-        # The epoch was a Thursday: days 2 and 3 of an epoch-aligned week are Saturday and Sunday.
-        day = slot // 24
-        alike = (2, 3) if day in (2, 3) else (0, 1, 4, 5, 6)
-        slots = [other * 24 + slot % 24 for other in alike]
-        count = sum(self.counts[s] for s in slots) + _TOD_PRIOR_H * self.level
-        daily = count / (sum(self.hours[s] for s in slots) + _TOD_PRIOR_H)
-        weekly = (self.counts[slot] + _HOW_PRIOR_H * daily) / (self.hours[slot] + _HOW_PRIOR_H)
-        return min(max(weekly / self.level, 0.1), 10.0)
-
-    def mean_tone(self) -> float:
-        return self.tone_p / (self.tone_w + 10.0)
-
-    def shares(self) -> tuple[float, float]:
-        """Of negative and of positive voices, with twenty voices as a prior."""
-        return (self.negative + 5.0) / (self.tone_w + 20.0), (self.positive + 5.0) / (self.tone_w + 20.0)
-
-    def _close(self, step: float) -> None:
-        slot = self.hour % WEEK_H
-        usual = self.profile(self.hour)
-        self.counts = [value * step for value in self.counts]
-        self.hours = [value * step for value in self.hours]
-        for name in _FADING:
-            setattr(self, name, getattr(self, name) * step)
-        self.sectors = {name: (voices * step, polarity * step) for name, (voices, polarity) in self.sectors.items()}
-        self.counts[slot] += self.open_count
-        self.hours[slot] += 1.0
-        self.exposure = self.exposure * step + usual
-        self.open_count = 0.0
-        recorded = sum(self.hours)
-        self.level = sum(self.counts) / recorded if recorded else 0.0
-        self.average = self.level / max(self.entities, 1)
-        self.tone = mean = self.mean_tone()
-        # Of one voice's polarity, pooled over the partition, with ten voices of ±0.5 as a prior.
-        self.variance = max((self.tone_sq + 2.5) / (self.tone_w + 10.0) - mean * mean, 0.02)
-        self.share_decisive = (self.decisive + 1.0) / (self.tone_w + 50.0)
-        self.day_peak = (self.day_peaks + _PEAK_PRIOR_DAYS) / (self.peak_days + _PEAK_PRIOR_DAYS)
-        # The mean polarity of a sector, shrunk to that of the market.
-        self.sector_tones = {
-            name: (polarity + _SECTOR_PRIOR_VOICES * mean) / (voices + _SECTOR_PRIOR_VOICES)
-            for name, (voices, polarity) in self.sectors.items()
-        }
-        if slot % 24 == 23:
-            self.week = [self._profile(each) for each in range(WEEK_H)]
-
-
-class BlockStep(msgspec.Struct, array_like=True, frozen=True):
-    """What a closed block's step of the CUSUMs was made from, but for its voices: so that it can be made again without some.
-
-    `bank` as it stood before; `known`: voices of tone that were behind the entity's `tone`.
-    """
-
-    block: int
-    tone: float
-    variance: float
-    known: float
-    bank: tuple[float, ...]
-
-
-class Habit(msgspec.Struct, array_like=True):
-    """One entity in one channel: decayed sums as of hour `at_hour`, and the four-hour block that is still open. `steps`: of the
-    last day's blocks."""
-
-    at_hour: int
-    block: int
-    voices: float = 0.0
-    squares: float = 0.0
-    tone_w: float = 0.0
-    tone_p: float = 0.0
-    open_n: float = 0.0
-    open_p: float = 0.0
-    decisive: float = 0.0
-    open_decisive: float = 0.0
-    day: int = 0
-    day_peak: float = 0.0
-    day_peaks: float = 0.0
-    peak_days: float = 0.0
-    bank: list[float] = msgspec.field(default_factory=lambda: list(EMPTY))
-    steps: list[BlockStep] = msgspec.field(default_factory=list)
 
 
 def close_block(habit: Habit, market: Market, at_ms: int, rules: BaselineRules, sector: str) -> None:
@@ -296,7 +114,7 @@ def expected(habit: Habit, market: Market, *, at_ms: int, rules: BaselineRules, 
 def _usual_peak(habit: Habit, market: Market) -> float:
     """The mean of the entity's daily peaks over the watchlist's, shrunk to 1; the root, because a part of it is chance."""
     pooled = market.day_peak
-    own = (habit.day_peaks + _PEAK_PRIOR_DAYS * pooled) / (habit.peak_days + _PEAK_PRIOR_DAYS)
+    own = (habit.day_peaks + PEAK_PRIOR_DAYS * pooled) / (habit.peak_days + PEAK_PRIOR_DAYS)
     return math.sqrt(own / pooled)
 
 
@@ -306,10 +124,6 @@ def _rarity(habit: Habit, market: Market, faded: float, rules: BaselineRules) ->
     k = rules.tone_prior_voices
     own = (habit.decisive * faded + k * market.share_decisive) / (habit.tone_w * faded + k)
     return min(max(-math.log(own), 1.0), rules.decisive_weight_max)
-
-
-def decay(hours: int, rules: BaselineRules) -> float:
-    return float(0.5 ** (hours / (24.0 * rules.half_life_days)))
 
 
 def exposure(market: Market, start_ms: int, length_ms: int) -> float:

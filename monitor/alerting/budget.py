@@ -38,13 +38,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import msgspec
-
+from monitor.alerting.records import BINS, HOUR_MS, BudgetState, Episode, Ledger
 from monitor.alerting.rules import BudgetRules
 
 DAY_MS = 86_400_000
-HOUR_MS = 3_600_000
-_BINS = 288  # of width 2% of 1 + score, which is enough for scores up to 300
 _BINS_A_NEPER = 50.0
 _COLD_DAYS = 3.0
 _HEAVY = 3.0  # how many times too large scores are taken to be at a cold start
@@ -53,36 +50,6 @@ _TAIL = 20.0  # peaks that it is fitted to, at most; and at least
 _TAIL_MIN = 5.0
 _ACCOUNT_MAX = 8.0  # alerts; or what is earned in so many days, whichever is more
 _ACCOUNT_DAYS_MAX = 10.0
-
-
-class Episode(msgspec.Struct, array_like=True, gc=False):
-    """A stretch of one entity: its first moment, the bin of its peak, and what it weighs in the record."""
-
-    started_ms: int
-    bin: int
-    weight: float
-
-
-class Ledger(msgspec.Struct, array_like=True):
-    """One detector's record: the fading number of episodes by the bin of their peak, and the episodes that last."""
-
-    peaks: list[float] = msgspec.field(default_factory=lambda: [0.0] * _BINS)
-    now: dict[str, Episode] = msgspec.field(default_factory=dict)
-
-
-class BudgetState(msgspec.Struct, array_like=True):
-    """What a partition keeps. Records have faded to `at_hour` and are worth `days`; `account` as of `account_ms`."""
-
-    at_hour: int
-    account_ms: int
-    days: float = 0.0
-    account: float = 0.0
-    ledgers: dict[str, Ledger] = msgspec.field(default_factory=dict)
-
-    @classmethod
-    def since(cls, at_ms: int) -> BudgetState:
-        """Nothing heard yet."""
-        return cls(at_hour=at_ms // HOUR_MS, account_ms=at_ms)
 
 
 class Budget:
@@ -126,7 +93,7 @@ class Budget:
     def observe(self, ledger: str, entity: str, score: float, at_ms: int) -> None:
         """Take a reading into the record. Readings come in event-time order."""
         record = self.state.ledgers[ledger]
-        where = min(int(_BINS_A_NEPER * math.log1p(score)), _BINS - 1)
+        where = min(int(_BINS_A_NEPER * math.log1p(score)), BINS - 1)
         episode = record.now.get(entity)
         if episode is None or at_ms - episode.started_ms > self._gap_ms:
             record.now[entity] = Episode(at_ms, where, 1.0)
@@ -163,7 +130,7 @@ class Budget:
     def _floor(self, ledger: str, at_ms: int) -> float:
         most = max(_RANKED_MIN, self.allowed(ledger, at_ms) * (self.state.days + self._rules.prior_days) + 0.5)
         louder, peaks = 0.0, self.state.ledgers[ledger].peaks
-        for where in range(_BINS - 1, -1, -1):
+        for where in range(BINS - 1, -1, -1):
             louder += peaks[where]
             if louder > most:
                 return math.expm1(where / _BINS_A_NEPER)
@@ -172,7 +139,7 @@ class Budget:
     def rate(self, ledger: str, score: float, entities: int) -> float:
         """Episodes a day, over this partition, that reach `score`, itself included if it was observed."""
         rules, state = self._rules, self.state
-        place = min(_BINS_A_NEPER * math.log1p(score), _BINS - 1.0)
+        place = min(_BINS_A_NEPER * math.log1p(score), BINS - 1.0)
         where, peaks = int(place), state.ledgers[ledger].peaks
         louder = sum(peaks[where + 1 :]) + peaks[where] * (where + 1.0 - place)
         known = min(1.0, state.days / _COLD_DAYS)
@@ -234,7 +201,7 @@ def _tail_of(peaks: Sequence[float]) -> _Tail | None:
     wanted = min(_TAIL, sum(peaks) / 2.0)
     if wanted < _TAIL_MIN:
         return None
-    count, excess, where = 0.0, 0.0, _BINS
+    count, excess, where = 0.0, 0.0, BINS
     while count < wanted:
         where -= 1
         count += peaks[where]

@@ -16,28 +16,14 @@ from __future__ import annotations
 
 import math
 
-import msgspec
-
-from monitor.alerting.baselines import Expected
 from monitor.alerting.cusum import heights
+from monitor.alerting.records import Expected, Signal
 from monitor.alerting.rules import DetectorRules
-from monitor.records import AlertKind, Direction, Voices
+from monitor.records import Direction, Voices
 
 LN10 = math.log(10.0)
 SCORE_MAX = 300.0
 _SQRT_HALF = math.sqrt(0.5)
-
-
-class Signal(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A detector's reading. `score` = −log10 p in theory; `tone` is the window's excess over the usual polarity."""
-
-    kind: AlertKind
-    direction: Direction
-    score: float
-    window_s: int
-    voices: Voices
-    expected: Expected
-    tone: float
 
 
 def burst(voices: Voices, usual: Expected, window_s: int, rules: DetectorRules) -> Signal | None:

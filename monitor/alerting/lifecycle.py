@@ -16,7 +16,7 @@ from typing import Literal
 
 import msgspec
 
-from monitor.alerting.detectors import Signal
+from monitor.alerting.records import Signal
 from monitor.alerting.rules import LifeRules
 from monitor.records import Alert, AlertKind, Direction
 

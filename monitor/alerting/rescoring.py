@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from monitor.alerting.baselines import BLOCK_MS, BlockStep, Expected, block_reading
+from monitor.alerting.baselines import BLOCK_MS, block_reading
 from monitor.alerting.cusum import step_bank
-from monitor.alerting.detectors import Signal, burst, divergence, drift_score, tone_shift
+from monitor.alerting.detectors import burst, divergence, drift_score, tone_shift
 from monitor.alerting.evidence import Said, sums_of
+from monitor.alerting.records import BlockStep, Expected, Signal
 from monitor.alerting.rules import DetectorRules
 from monitor.records import Voices
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from monitor.alerting.baselines import decay
+from monitor.alerting.market import decay
 from monitor.alerting.rules import BaselineRules
 
 SOURCES_MAX = 512

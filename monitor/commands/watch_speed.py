@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from monitor.alerting import Rules, load_rules
-from monitor.loops.core import PartitionCore, WatchPolicy
+from monitor.loops.core import PartitionCore, WatchPolicy, partition
 from monitor.records import Channel, ScoredMention, mention_id
 from monitor.settings import Settings
 
@@ -25,7 +25,7 @@ def watch(settings: Settings, *, entities: int, mentions: int) -> dict[str, Any]
     """Mentions a second of one core's time, on made-up mentions. Every entity was spoken of three days before; the load is
     about the first few hundred, and the others have been idle since.
 
-    `bytes_per_idle_entity`: held for one with a record in both channels, of whom nobody has spoken for a day.
+    `compiled`: see setup.py. `bytes_per_idle_entity`: held for one with a record in both channels, of whom nobody has spoken for a day.
     """
     rules = load_rules(settings.rules.path)
     core = _core(rules)
@@ -38,6 +38,7 @@ def watch(settings: Settings, *, entities: int, mentions: int) -> dict[str, Any]
     return {
         "entities": entities,
         "mentions": mentions,
+        "compiled": not partition.__file__.endswith(".py"),
         "mentions_per_second": round(mentions / seconds),
         "bytes_per_idle_entity": bytes_per_idle_entity(rules),
     }

@@ -5,12 +5,13 @@ record moves nothing; a restart that reads the horizons of what decided back (se
 """
 
 from monitor.windows.buckets import BucketRow, bucket_start_ms
-from monitor.windows.chorus import Brigade, Chorus, ChorusPolicy
-from monitor.windows.newcomers import Newcomers, NewcomersState
-from monitor.windows.novelty import Heard, Hearing, NoveltyMemory, NoveltyPolicy, Print, fingerprint, is_copy
+from monitor.windows.chorus import Chorus, ChorusPolicy
+from monitor.windows.newcomers import Newcomers
+from monitor.windows.novelty import NoveltyMemory, NoveltyPolicy, fingerprint, is_copy
+from monitor.windows.records import Brigade, Heard, Hearing, NewcomersState, Print, Story, Told
 from monitor.windows.shares import Shares
-from monitor.windows.sums import UNIT, SlidingSums, Story
-from monitor.windows.tellers import Tellers, Told
+from monitor.windows.sums import UNIT, SlidingSums
+from monitor.windows.tellers import Tellers
 from monitor.windows.watermark import Arrival, Watermark, WatermarkPolicy
 
 __all__ = [

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import NamedTuple
+
+from monitor.windows.records import Brigade
 
 _FORWARDS = ("RT @", "RT:", "MT @", "“@", '"@', "via @")
 
@@ -29,16 +30,6 @@ class ChorusPolicy:
     accounts_min: int = 40
     share_min: float = 0.4
     crowd_min: int = 3
-
-
-class Brigade(NamedTuple):
-    """What has come of it so far: since its first echo, until its last. `voices_u` in millionths of a voice."""
-
-    since_ms: int
-    last_ms: int
-    accounts: int
-    voices_u: int
-    example: object
 
 
 class Chorus:

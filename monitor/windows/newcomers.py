@@ -13,22 +13,12 @@ from __future__ import annotations
 import zlib
 from collections import deque
 
-import msgspec
+from monitor.windows.records import NewcomersState
 
 DAY_MS = 86_400_000
 _BITS = 1 << 17
 _RECENT = 4  # days kept apart: what a restart may hear again, and the day before
 _GENERATION_DAYS = 15
-
-
-class NewcomersState(msgspec.Struct, array_like=True):
-    """Filters, compressed; an empty one is b""."""
-
-    day: int = 0
-    turned: int = 0
-    recent: list[bytes] = msgspec.field(default_factory=list)
-    old: bytes = b""
-    older: bytes = b""
 
 
 class Newcomers:

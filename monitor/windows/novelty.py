@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import filterfalse, pairwise
 
-import msgspec
+from monitor.windows.records import Heard, Hearing, Print
 
 # Addresses, account names, cashtags and hashtags are left out: they are what a repeated text changes first.
 _WORDS = re.compile(r"(?:https?:|[@$#])\S+|(\w+(?:[.,]\d+)*)")
@@ -145,38 +145,25 @@ class NoveltyPolicy:
     figure_overlap: float = 0.75
 
 
-class Print(msgspec.Struct, frozen=True, eq=False, gc=False):
-    """The fingerprint of one text: its words, and its pairs of neighbouring words, in the text's order, because the order of
-    a set differs from process to process."""
-
-    words: frozenset[str]
-    pairs: tuple[str, ...]
-
-    @classmethod
-    def of(cls, text: str) -> Print:
-        """The print of a text."""
-        lowered = text[:_TEXT_CHARS_MAX].lower()
-        # Plain looks for a piece of text are several times cheaper than the patterns that they spare.
-        if lowered.startswith(_PREFIXES) and (prefix := _PREFIX.match(lowered)) is not None:
-            lowered = lowered[prefix.end() :]
-        if lowered[-1:].isdigit() and (counter := _COUNTER.search(lowered)) is not None:
-            lowered = lowered[: counter.start()]
-        if " . " in lowered:
-            lowered = _SPACED_FIGURE.sub(".", lowered)
-        tags = "@" in lowered or "$" in lowered or "#" in lowered or "http" in lowered
-        words = _WORDS if tags else _PLAIN_WORDS
-        ordered = list(filterfalse(_EMPTY.__contains__, words.findall(lowered)))
-        if len(ordered) < 2:
-            ordered = lowered.split()  # nothing but tags and addresses: then these are the text
-        # Strings and not tuples of them: millions of tuples keep the garbage collector busy.
-        pairs = tuple(dict.fromkeys(map(" ".join, pairwise(ordered)))) or (" ".join(ordered),)
-        return cls(frozenset(ordered), pairs)
-
-
 @lru_cache(maxsize=4_096)
 def fingerprint(text: str) -> Print:
     """The print of a text; one text is often heard for several entities, and again."""
-    return Print.of(text)
+    lowered = text[:_TEXT_CHARS_MAX].lower()
+    # Plain looks for a piece of text are several times cheaper than the patterns that they spare.
+    if lowered.startswith(_PREFIXES) and (prefix := _PREFIX.match(lowered)) is not None:
+        lowered = lowered[prefix.end() :]
+    if lowered[-1:].isdigit() and (counter := _COUNTER.search(lowered)) is not None:
+        lowered = lowered[: counter.start()]
+    if " . " in lowered:
+        lowered = _SPACED_FIGURE.sub(".", lowered)
+    tags = "@" in lowered or "$" in lowered or "#" in lowered or "http" in lowered
+    words = _WORDS if tags else _PLAIN_WORDS
+    ordered = list(filterfalse(_EMPTY.__contains__, words.findall(lowered)))
+    if len(ordered) < 2:
+        ordered = lowered.split()  # nothing but tags and addresses: then these are the text
+    # Strings and not tuples of them: millions of tuples keep the garbage collector busy.
+    pairs = tuple(dict.fromkeys(map(" ".join, pairwise(ordered)))) or (" ".join(ordered),)
+    return Print(frozenset(ordered), pairs)
 
 
 def is_copy(one: Print, other: Print, policy: NoveltyPolicy) -> bool:
@@ -215,35 +202,6 @@ def _root(word: str) -> str:
     if word[0].isdigit():
         return word.split(".")[0]
     return word[:5] if len(word) > 5 else word.rstrip("s")
-
-
-class Heard(msgspec.Struct, eq=False, gc=False):
-    """One mention in memory. `copied`: the first mention of its story, if it is a copy."""
-
-    at_ms: int
-    print: Print
-    author: str | None
-    token: object
-    copied: Heard | None = None
-
-    @property
-    def root(self) -> Heard:
-        """The first mention of its story: itself, if it is no copy."""
-        return self if self.copied is None else self.copied
-
-
-class Hearing(msgspec.Struct, frozen=True, gc=False):
-    """What a mention adds to what was heard before.
-
-    `fresh`: the share of its word pairs that are new (0…1). A pair that was said before is new again by the share of the
-    horizon that has passed since: novelty falls with repetition, and what was said grows old. `spoken`: its author's
-    earlier mentions. `crowd`: so many earlier mentions have half of its word pairs, though it need be no copy of any.
-    """
-
-    heard: Heard
-    fresh: float
-    spoken: int
-    crowd: int
 
 
 class NoveltyMemory:

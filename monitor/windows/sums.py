@@ -14,25 +14,10 @@ from __future__ import annotations
 
 from bisect import bisect_left
 
-import msgspec
-
 from monitor.records import Voices
+from monitor.windows.records import Story
 
 UNIT = 1_000_000
-
-
-class Story(msgspec.Struct, kw_only=True, eq=False, gc=False):
-    """One voice: the first mention of a story and what followed it. What ends in `_u` is in millionths. `newcomer`: an account
-    told it that nobody had heard of."""
-
-    at_ms: int
-    total_u: int
-    negative_u: int
-    positive_u: int
-    polarity_u: int
-    mention: object
-    copies: int = 1
-    newcomer: bool = False
 
 
 class SlidingSums:

@@ -9,24 +9,11 @@ from __future__ import annotations
 
 from collections import deque
 
-import msgspec
+from monitor.windows.records import Told
 
 SPAN_MS = 4 * 3_600_000
 SHORT_MS = 3_600_000
 BEFORE_MS = 24 * 3_600_000
-
-
-class Told(msgspec.Struct, frozen=True, gc=False):
-    """Stories of the last four hours, and of the last one (`_h`), before this one; `newcomers_before`: stories of newcomers
-    in the 24 hours before those four, echoes left out."""
-
-    same_source: int
-    by_other_sources: int
-    by_newcomers: int
-    by_others: int
-    by_newcomers_h: int
-    by_others_h: int
-    newcomers_before: int
 
 
 class Tellers:

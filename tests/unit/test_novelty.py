@@ -14,10 +14,10 @@ from monitor.windows import (
     Newcomers,
     NoveltyMemory,
     NoveltyPolicy,
-    Print,
     Shares,
     Tellers,
     Told,
+    fingerprint,
     is_copy,
 )
 from tests.bench.novelty import Pair, figures
@@ -53,7 +53,7 @@ def test_copies_are_told_from_other_reports_and_other_stories() -> None:
     ],
 )
 def test_one_other_word_or_figure_in_a_short_headline_is_another_fact(one: str, other: str) -> None:
-    assert not is_copy(Print.of(one), Print.of(other), POLICY)
+    assert not is_copy(fingerprint(one), fingerprint(other), POLICY)
 
 
 @given(texts, st.integers(0, 10**9))
@@ -68,7 +68,9 @@ def test_whatever_is_said_again_within_the_horizon_is_a_copy_and_nothing_new(tex
 
 @given(texts, texts)
 def test_being_a_copy_does_not_depend_on_which_came_first(one: str, other: str) -> None:
-    assert is_copy(Print.of(one), Print.of(other), POLICY) == is_copy(Print.of(other), Print.of(one), POLICY)
+    assert is_copy(fingerprint(one), fingerprint(other), POLICY) == is_copy(
+        fingerprint(other), fingerprint(one), POLICY
+    )
 
 
 @given(st.lists(st.tuples(st.integers(0, 2 * DAY_MS), texts, st.sampled_from(["a", "b", None])), max_size=30))

@@ -10,11 +10,11 @@ from monitor.windows import (
     Arrival,
     NoveltyMemory,
     NoveltyPolicy,
-    Print,
     SlidingSums,
     Story,
     Watermark,
     WatermarkPolicy,
+    fingerprint,
     is_copy,
 )
 from monitor.windows.watermark import NOTES_MAX
@@ -186,9 +186,9 @@ def test_the_watermark_never_goes_back(events: list[tuple[str, int]]) -> None:
 
 def test_an_edited_headline_is_a_copy_and_another_report_is_not() -> None:
     policy = NoveltyPolicy()
-    first = Print.of("Acme to cut 4,000 jobs as demand for pumps falls")
-    assert is_copy(first, Print.of("UPDATE 2-Acme to cut 4,000 jobs as demand for pumps falls sharply"), policy)
-    assert not is_copy(first, Print.of("Pump maker announces thousands of layoffs, shares slide"), policy)
+    first = fingerprint("Acme to cut 4,000 jobs as demand for pumps falls")
+    assert is_copy(first, fingerprint("UPDATE 2-Acme to cut 4,000 jobs as demand for pumps falls sharply"), policy)
+    assert not is_copy(first, fingerprint("Pump maker announces thousands of layoffs, shares slide"), policy)
 
 
 def test_a_chorus_is_counted_and_forgotten_with_the_horizon() -> None:

@@ -8,6 +8,7 @@ blobs hold the records that decay, and the windows are read back from the stored
     contract.py    what it is told, what it answers
     partition.py   event time: what waits, is folded and looked at; what is written and read back
     memory.py      what is kept: records that decay, of each entity and shared
+    records.py     as what it is stored
     hearing.py     mentions → voices in windows
     signals.py     windows → the detectors' readings
     life.py        readings → alerts, or why there is none

@@ -12,7 +12,6 @@ from typing import TypeVar
 import msgspec
 
 from monitor.alerting import (
-    BudgetState,
     Expected,
     Habit,
     Levels,
@@ -24,11 +23,11 @@ from monitor.alerting import (
     close_block,
 )
 from monitor.errors import Fatal
+from monitor.loops.core.records import EntityState
 from monitor.records import ScoredMention
 from monitor.windows import (
     Chorus,
     ChorusPolicy,
-    NewcomersState,
     NoveltyMemory,
     NoveltyPolicy,
     SlidingSums,
@@ -42,31 +41,6 @@ HOUR_MS = 3_600_000
 HORIZON_MS = 24 * HOUR_MS
 NOBODY = (1, 0)  # the time in which no brigade spoke
 _PACK = msgspec.msgpack.Encoder()
-
-
-class EntityState(msgspec.Struct, array_like=True):
-    """The blob of one entity. `opened`: (moment, loudest score told) of the last alert in each direction. `silent`: when it was last noted
-    that a loud signal opened no alert, by direction and reason."""
-
-    version: int
-    habits: dict[str, Habit]
-    alert: OpenAlert | None
-    opened: dict[str, tuple[int, float]]
-    pending: Pending | None = None
-    silent: dict[str, int] = msgspec.field(default_factory=dict)
-
-
-class PartitionState(msgspec.Struct, array_like=True):
-    """The blob that the partition's entities share."""
-
-    version: int
-    newest_ms: dict[str, int]
-    markets: dict[str, Market]
-    budget: BudgetState | None
-    counts: dict[str, int]
-    levels: dict[str, Levels] = msgspec.field(default_factory=dict)
-    sources: dict[str, Sources] = msgspec.field(default_factory=dict)
-    newcomers: NewcomersState | None = None
 
 
 class Ear:

@@ -17,11 +17,10 @@ from monitor.loops.core.memory import (
     HOUR_MS,
     STATE_VERSION,
     Entity,
-    EntityState,
     Memory,
-    PartitionState,
     decode,
 )
+from monitor.loops.core.records import BucketSums, EntityState, PartitionState
 from monitor.loops.core.signals import Reader
 from monitor.loops.core.telling import Teller
 from monitor.records import AlertTransition, Channel, ScoredMention
@@ -36,17 +35,6 @@ from monitor.windows import (
 )
 
 _FATES = {Arrival.ON_TIME: Fate.FOLDED, Arrival.LATE: Fate.LATE, Arrival.FUTURE: Fate.FUTURE}
-
-
-class _BucketSums(msgspec.Struct, gc=False):
-    """An open bucket; `_u` in millionths."""
-
-    raw_n: int = 0
-    total_u: int = 0
-    negative_u: int = 0
-    positive_u: int = 0
-    polarity_u: int = 0
-    polarity_sq: float = 0.0
 
 
 class PartitionCore:
@@ -274,7 +262,7 @@ class PartitionCore:
     # Folding.
 
     def _fold_bucket(self, batch: Sequence[ScoredMention], start_ms: int) -> list[BucketRow]:
-        sums: dict[tuple[str, Channel], _BucketSums] = {}
+        sums: dict[tuple[str, Channel], BucketSums] = {}
         hour = start_ms // HOUR_MS
         if self._life.budget is None:
             self._life.begin(BudgetState.since(start_ms))
@@ -289,7 +277,7 @@ class PartitionCore:
             key = (mention.entity, mention.channel)
             row = sums.get(key)
             if row is None:
-                row = sums[key] = _BucketSums()
+                row = sums[key] = BucketSums()
             row.raw_n += 1
             row.total_u += total_u
             row.negative_u += negative_u

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 DEFAULT_CONFIG = CONFIGS / "default.toml"
+LINES_A_RUN = 100  # of a training that no terminal shows
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 dead_letters = typer.Typer(no_args_is_help=True, help="Messages that could not be used.")
@@ -885,14 +886,26 @@ def _step_progress(*, quiet: bool) -> Iterator[Any]:
         TimeRemainingColumn(),
         TextColumn("{task.description}"),
     )
-    with Progress(*columns, console=Console(stderr=True, quiet=quiet)) as bar:
+    console = Console(stderr=True, quiet=quiet)
+    if not console.is_terminal:  # a log file: a line now and then instead of a bar
+
+        def log(step: int, steps: int, losses: dict[str, float]) -> None:
+            if step == steps or step % max(1, steps // LINES_A_RUN) == 0:
+                console.print(f"step {step} of {steps}: {_figures(losses)}", soft_wrap=True, highlight=False)
+
+        yield log
+        return
+    with Progress(*columns, console=console) as bar:
         task = bar.add_task("", total=None)
 
         def tell(step: int, steps: int, losses: dict[str, float]) -> None:
-            shown = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
-            bar.update(task, completed=step, total=steps, description=shown)
+            bar.update(task, completed=step, total=steps, description=_figures(losses))
 
         yield tell
+
+
+def _figures(values: dict[str, float]) -> str:
+    return " ".join(f"{name} {value:.3f}" for name, value in values.items())
 
 
 def _show(result: dict[str, Any], as_json: bool) -> None:

@@ -254,3 +254,14 @@ def test_two_processes_train_one_network(tmp_path: Path, base: Path) -> None:
     assert (tmp_path / "run" / "finished.json").is_file()
     weights = load_run(tmp_path / "run" / "best").state_dict()
     assert all(np.isfinite(value.numpy()).all() for value in weights.values())
+
+
+def test_a_log_gets_a_line_now_and_then_where_a_terminal_has_a_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    from monitor.cli import _step_progress
+
+    with _step_progress(quiet=False) as tell:
+        for step in range(1, 1_001):
+            tell(step, 1_000, {"mention": 1 / step, "valid score": 0.5})
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 100
+    assert lines[-1] == "step 1000 of 1000: mention 0.001 valid score 0.500"

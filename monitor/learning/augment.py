@@ -32,7 +32,12 @@ _MADE_OF = {
     "percent": ("2%", "3.4%", "5%", "7.8%", "11%", "14%", "22%", "37%", "60%"),
     "product": ("flagship drug", "new chip", "electric van", "cloud unit", "loyalty app", "northern mine"),
     "when": ("on Tuesday", "next week", "on May 14", "in early trading", "after the bell", "this morning"),
-}
+    "place": ("Leeds", "Tampere", "Ohio", "Gdansk", "Osaka", "southern Chile", "the Netherlands", "Hanoi", "Lyon", "Texas"),
+    "staff": ("45", "120", "300", "650", "1,400", "2,500", "9,000"),
+    "thing": ("crane", "paper machine", "turbine", "data centre", "ferry", "battery", "vaccine", "payment terminal", "rail car"),
+    "who": ("regulators", "prosecutors", "the central bank", "a federal judge", "the competition watchdog", "tax authorities"),
+    "year": ("2026", "2027", "2031", "the third quarter", "the end of the year", "early spring"),
+}  # fmt: skip
 
 # A small sum and a large one of the same money, so that one text does not mix currencies.
 _MONEY = (
@@ -64,6 +69,42 @@ _LESS_IS_GOOD = (
     "energy bill",
 )
 _NOT_MONEY = {"operating margin", "market share", "customer defections"}
+# The same for reports that tell two amounts and leave it to the reader which is the better.
+_EARNED = (
+    *(
+        "operating profit",
+        "pretax profit",
+        "net profit",
+        "net sales",
+        "turnover",
+        "EBITDA",
+        "order book",
+        "free cash flow",
+    ),
+    *("net interest income", "comparable sales", "gross profit", "like-for-like sales", "fee income", "new orders"),
+)
+_LOST = (
+    *("operating loss", "pretax loss", "net loss", "net debt", "impairments", "credit losses", "restructuring charges"),
+    *("inventory write-downs", "legal costs", "interest expense"),
+)
+_CURRENCIES = (
+    "EUR {} mn",
+    "EUR {} million",
+    "${} mln",
+    "${} million",
+    "£{}m",
+    "SEK {} mn",
+    "USD {}mn",
+    "${}m",
+    "{} million crowns",
+)
+_BEFORE = (
+    "a year earlier",
+    "in the same period last year",
+    "a year ago",
+    "in the corresponding quarter",
+    "the year before",
+)
 _UP = ("rose", "climbed", "jumped", "increased", "grew", "went up")
 _DOWN = ("fell", "declined", "shrank", "decreased", "dropped", "went down")
 _LOSS = ("loss", "net loss", "operating loss", "pretax loss")
@@ -150,6 +191,64 @@ TEMPLATES = (
     Template("post", "Loaded up on {C} {when}, [chart looks ready to run] 🚀", _GOOD),
     Template("post", "Getting out of {C}, [this one is broken]", _BAD),
     Template("post", "anyone know when {C} reports?", _NEUTRAL),
+    Template("post", "{C} [breaking out on big volume], adding here", _GOOD),
+    Template("post", "trimmed my {C} position, [momentum is gone]", _BAD),
+    Template("post", "{C} [puts printing], told you this was a short", _BAD),
+    Template("post", "{C} calls for me, [earnings are going to be huge]", _GOOD),
+    Template("post", "added {C} to my watchlist, no opinion yet", _NEUTRAL),
+    Template("post", "{C} chart, daily, with the usual averages", _NEUTRAL),
+    Template("post", "{C} [crushed it], raise those targets", _GOOD),
+    Template("post", "bagholding {C} since January, [{percent} under water]", _BAD),
+    # What companies win and build
+    Template("business", "{C} [wins order for {staff} {thing}s] from {place}", _GOOD),
+    Template("business", "{C} has been [awarded a {large} contract] to supply {thing}s to {place}", _GOOD),
+    Template("business", "{C} [signs {large} supply agreement] for its {product}", _GOOD),
+    Template("business", "{C} [to hire {staff} people] as it expands in {place}", _GOOD),
+    Template("business", "{C} will [invest {large} in a new {thing} plant] in {place}", _GOOD),
+    Template("business", "{C} [gets approval] for its {product} from {who}", _GOOD),
+    Template("business", "The new {thing} will [strengthen the position] of {C} in {place}", _GOOD),
+    Template("business", "{C} [doubles its dividend] and [plans buyback of {large}]", _GOOD),
+    Template("business", "{C} [completes refinancing on better terms]", _GOOD),
+    Template("business", "Rating agency [upgrades {C}] on lower debt", _GOOD),
+    Template("business", "Case against {C} [dropped] by {who}", _GOOD),
+    Template("business", "{C} [shares hit record high]", _GOOD),
+    Template("business", "{C} [tops forecasts] as {thing} demand picks up", _GOOD),
+    Template("business", "Outlook for {C} [has brightened], chief executive says", _GOOD),
+    # What they lose and close
+    Template("business", "{C} [to lay off {staff} employees] in {place}", _BAD),
+    Template("business", "{C} starts talks on [temporary layoffs] at its {thing} plant in {place}", _BAD),
+    Template("business", "{C} [closes {thing} factory] in {place}, {staff} jobs go", _BAD),
+    Template("business", "{C} [issues profit warning] for {period} results", _BAD),
+    Template("business", "{C} [loses {large} contract] in {place}", _BAD),
+    Template("business", "{C} [fined {large}] by {who} over {thing} sales", _BAD),
+    Template("business", "{C} [under investigation] by {who}", _BAD),
+    Template("business", "{C} [recalls {staff} {thing}s] after fires", _BAD),
+    Template("business", "{C} [suspends dividend] to save cash", _BAD),
+    Template("business", "{C} [sells new shares at a steep discount] to repay loans", _BAD),
+    Template("business", "{C} [files for protection from creditors]", _BAD),
+    Template("business", "{C} [delays opening] of {place} plant to {year}", _BAD),
+    Template("business", "Strike [halts production] at {C} in {place}", _BAD),
+    Template("business", "Rating agency [downgrades {C} to junk]", _BAD),
+    Template("business", "{C} [shares slump] in [their worst day in years]", _BAD),
+    Template("business", "{C} [warns that weak demand] will last until {year}", _BAD),
+    Template("business", "Auditor [refuses to sign accounts] of {C}", _BAD),
+    # Facts that are neither, with and without figures
+    Template("plain", "{C} makes {thing}s and employs {staff} people in {place}", _NEUTRAL),
+    Template("plain", "{C} is headquartered in {place}", _NEUTRAL),
+    Template("plain", "The {thing} will be delivered by {C} in {year}", _NEUTRAL),
+    Template("plain", "The value of the deal between {C} and its partner in {place} was not disclosed", _NEUTRAL),
+    Template("plain", "{C} will hold its annual meeting in {place} {when}", _NEUTRAL),
+    Template("plain", "The board of {C} proposes a dividend in line with its policy", _NEUTRAL),
+    Template("plain", "{C} has {staff} shops, of which a third are in {place}", _NEUTRAL),
+    Template("plain", "{C} said the transaction is expected to close in {year}", _NEUTRAL),
+    Template("plain", "{C} issues {large} bond due {year}", _NEUTRAL),
+    Template("plain", "{C} appoints new auditor from {year}", _NEUTRAL),
+    Template("plain", "A subsidiary of {C} leases {thing}s to airports in {place}", _NEUTRAL),
+    Template("plain", "{C} shares were {percent} of the index at the end of the month", _NEUTRAL),
+    Template("plain", "{C} transcript: {period} earnings call", _NEUTRAL),
+    Template("plain", "What to watch when {C} reports {period} numbers {when}", _NEUTRAL),
+    Template("plain", "{C} to sell {thing}s under a new brand from {year}", _NEUTRAL),
+    Template("plain", "{C} chief executive to speak in {place} {when}", _NEUTRAL),
 )  # fmt: skip
 
 
@@ -193,6 +292,50 @@ def _forecast(rng: random.Random) -> Template:
     return Template("direction", f"{{C}} [{verb} {{period}} {quantity} {noun}]", _GOOD if up != of_loss else _BAD)
 
 
+def _reported(rng: random.Random) -> Template:
+    """Two amounts side by side: which of them is now, and whether more of it is good, decides."""
+    good_when_up = rng.random() < 0.55
+    quantity = rng.choice(_EARNED if good_when_up else _LOST)
+    written = rng.choice(_CURRENCIES)
+    low = rng.choice((rng.uniform(1, 9), rng.uniform(10, 99), rng.uniform(100, 900)))
+    small, large = (written.format(_amount(value)) for value in (low, low * rng.uniform(1.04, 2.5)))
+    up = rng.random() < 0.5
+    now, then = (large, small) if up else (small, large)
+    before, verb, title = rng.choice(_BEFORE), rng.choice(_UP if up else _DOWN), quantity.capitalize()
+    of_it = "were" if quantity.endswith("s") and quantity[-2] != "s" else "was"
+    shape = rng.choice(
+        (
+            f"{{C}} {{period}} [{quantity} {of_it} {now}, compared with {then}] {before}",
+            f"[{title} of {{C}} {of_it} {now}] in the period, [against {then}] {before}",
+            f"{{C}} [reported {quantity} of {now}] for the {{period}} period ({then} {before})",
+            f"{{C}}'s {{period}} [{quantity} {verb} to {now} from {then}]",
+            f"[{title} {verb} to {now}] at {{C}}, from {then} {before}",
+            f"{{C}}: {{period}} [{quantity} {now} vs {then}] {before}",
+            f"[{title} totalled {now}, {'up' if up else 'down'} from {then}], {{C}} says",
+        )
+    )
+    return Template("reported", shape, _GOOD if up == good_when_up else _BAD)
+
+
+def _unchanged(rng: random.Random) -> Template:
+    """The same amount as before, or an amount alone, says nothing."""
+    quantity, written = rng.choice((*_EARNED, *_LOST)), rng.choice(_CURRENCIES)
+    amount = written.format(_amount(rng.uniform(2, 900)))
+    shape = rng.choice(
+        (
+            f"{{C}} {{period}} {quantity} unchanged at {amount}",
+            f"{{C}} reports {quantity} of {amount} for the {{period}} period",
+            f"The plant in {{place}} accounts for {amount} of the {quantity} of {{C}}",
+            f"{{C}}: {{period}} {quantity} {amount}, the same as {rng.choice(_BEFORE)}",
+        )
+    )
+    return Template("plain", shape, _NEUTRAL)
+
+
+def _amount(value: float) -> str:
+    return f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
 def _both_moved(rng: random.Random) -> Template:
     """Two moved quantities of two companies, in one sentence, with different fates."""
     one, other = _moved(rng), _moved(rng)
@@ -202,14 +345,22 @@ def _both_moved(rng: random.Random) -> Template:
     return Template("opposite", f"{one.text}{rng.choice(('; ', ', while ', ' but ', ' | '))}{turned}", one.c, other.c)
 
 
-_GRAMMAR: tuple[Callable[[random.Random], Template], ...] = (_moved, _forecast, _both_moved)
+_GRAMMAR: tuple[Callable[[random.Random], Template], ...] = (
+    _moved,
+    _forecast,
+    _both_moved,
+    _reported,
+    _reported,
+    _unchanged,
+)
 
 
 def _row(template: Template, rng: random.Random) -> LabelledRow:
     names = [f"{first} {second}" for first, second in zip(rng.sample(_FIRST, 2), rng.sample(_SECOND, 2), strict=True)]
+    tags = template.kind in {"post", "sarcasm"} and rng.random() < 0.5
     short = rng.random() < 0.3
     small, large = rng.choice(_MONEY)
-    company = {key: name.split()[0] if short else name for key, name in zip("CD", names, strict=True)}
+    company = {key: _called(name, tag=tags, short=short) for key, name in zip("CD", names, strict=True)}
     text, spans = "", dict[str, list[tuple[int, int]]]()
     opened = 0
     for kind, value in _pieces(template.text):
@@ -246,6 +397,13 @@ def _row(template: Template, rng: random.Random) -> LabelledRow:
         mentions=mentions,
         kinds=(template.kind,),
     )
+
+
+def _called(name: str, *, tag: bool, short: bool) -> str:
+    """In full, by its first word, or as posts do: by a dollar sign and what could be its symbol."""
+    if tag:
+        return "$" + "".join(c for c in name.upper() if c not in "AEIOU ")[:4]
+    return name.split(maxsplit=1)[0] if short else name
 
 
 def _pieces(text: str) -> Iterator[tuple[str, str]]:

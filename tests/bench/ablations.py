@@ -126,7 +126,7 @@ def judge(network: Network, tokenizer: Tokenizer, recipe: Recipe, rows: Rows) ->
         for key, answers in outputs.items():
             task, _, head = key.partition(":")
             if task in {"document", "mention"}:
-                figures = classification(answers[1], answers[0].argmax(-1), LABELS)
+                figures = classification(answers[1], torch.from_numpy(answers[0]).softmax(-1).numpy(), LABELS)
                 found[f"{source} {task} accuracy"] = round(figures["accuracy"], 4)
                 found[f"{source} {task} macro_f1"] = round(figures["macro_f1"], 4)
             elif task == "polarity" and head == recipe.data.serve_mention:
@@ -169,9 +169,12 @@ def run(name: str, variant: Variant, rows: Rows, soft: Rows, out: Path, *, epoch
         [row for row, side in zip([*rows, *soft], sides, strict=True) if side == "train" and row.soft == by_teacher]
         for by_teacher in (False, True)
     )
-    started = time.process_time()
-    trained = train([*variant.rows(own), *(taught if variant.soft else [])], recipe, folder, resume=folder.exists())
-    minutes = (time.process_time() - started) / 60
+    learnt = folder / "learnt.json"
+    if not learnt.exists():
+        started = time.process_time()
+        trained = train([*variant.rows(own), *(taught if variant.soft else [])], recipe, folder, resume=folder.exists())
+        minutes = (time.process_time() - started) / 60
+        learnt.write_text(json.dumps({"epochs": trained.epochs, "cpu_minutes": round(minutes, 1)}), "utf-8")
     network, tokenizer = load_run(folder / "best"), Tokenizer.from_file(str(folder / "best" / "tokenizer.json"))
     judged = of_sources([row for row, side in zip([*rows, *soft], sides, strict=True) if side == "valid"], SENTIMENT)
     told = as_pairs(judged) if variant.rows is as_pairs else judged
@@ -179,8 +182,7 @@ def run(name: str, variant: Variant, rows: Rows, soft: Rows, out: Path, *, epoch
     figures = judge(network, tokenizer, recipe, told)
     return {
         "variant": name,
-        "epochs": trained.epochs,
-        "cpu_minutes": round(minutes, 1),
+        **json.loads(learnt.read_text("utf-8")),
         "judging_cpu_s": round(time.process_time() - started, 1),
         "figures": figures,
     }

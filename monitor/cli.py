@@ -345,6 +345,20 @@ def train(
     _print_json(summary) if as_json else typer.echo(f"{out}: {summary['validation']}")
 
 
+@app.command()
+def average(
+    runs: Annotated[list[Path], typer.Argument(help="Finished runs, the last one the latest.")],
+    data: Annotated[list[Path], typer.Option("--data", help="The rows of the last run; may be given several times.")],
+    out: Annotated[Path, typer.Option("--out", help="The new run's folder.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Average runs that began from one another, as the validation split says, and calibrate the result."""
+    from monitor import offline
+
+    summary = offline.average(data, runs, out, say=lambda text: typer.echo(text, err=True))
+    _print_json(summary) if as_json else typer.echo(f"{out}: {summary['validation']}")
+
+
 @app.command("label-errors")
 def label_errors(
     data: Annotated[list[Path], typer.Option("--data", help="Labelled rows; may be given several times.")],

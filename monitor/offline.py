@@ -162,6 +162,18 @@ def train(
     return {"out": str(out), "epochs": trained.epochs, "validation": trained.metrics, "metrics": finished.metrics}
 
 
+def average(data: Sequence[Path], runs: Sequence[Path], out: Path, *, say: Callable[[str], None]) -> dict[str, Any]:
+    """The mean of the networks of several runs as a run of its own, calibrated; see `learning/average.py`."""
+    from monitor.learning.average import average as mean_of
+    from monitor.learning.finish import finish_run
+    from monitor.learning.rows import read_rows
+
+    rows = [row for path in data for row in read_rows(path)]
+    found = mean_of(rows, runs, out, say=say)
+    finished = finish_run(out, rows)
+    return {"out": str(out), "validation": found.metrics, "metrics": finished.metrics}
+
+
 def distil(
     settings: Settings,
     texts: Sequence[Path],

@@ -17,9 +17,11 @@ from exporters.network import Network, load_run
 from monitor.errors import Fatal
 from monitor.learning import bases
 from monitor.learning import train as engine
+from monitor.learning.average import average
 from monitor.learning.building import build_network, build_optimiser, freeze, rate_factor, spec_of
 from monitor.learning.epoch import collate
 from monitor.learning.features import Example, MentionExample
+from monitor.learning.finish import finish_run
 from monitor.learning.losses import check_classes, class_weights, losses_of
 from monitor.learning.recipe import Recipe, load_recipe
 from monitor.learning.train import _tokenizer, train
@@ -265,3 +267,35 @@ def test_a_log_gets_a_line_now_and_then_where_a_terminal_has_a_bar(capsys: pytes
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 100
     assert lines[-1] == "step 1000 of 1000: mention 0.001 valid score 0.500"
+
+
+def test_the_mean_of_two_runs_is_what_the_validation_split_prefers(base: Path, tmp_path: Path) -> None:
+    """Weights are the mean by parts, it is no worse than either run, and it finishes and goes on as a run of its own."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    train(rows_of(), recipe_of(base), first)
+    begun = recipe_of(base).model_copy(update={"base": str(first / "best")})
+    alone = train(rows_of(), begun, second).metrics["score"]
+    said: list[str] = []
+    mean = average(rows_of(), [first, second], tmp_path / "mean", say=said.append)
+    assert mean.metrics["score"] >= alone
+    parts = json.loads((tmp_path / "mean" / "run.json").read_text("utf-8"))["average"]
+    weights = {run: load_run(run / "best").state_dict() for run in (first, second, tmp_path / "mean")}
+    for name, value in weights[tmp_path / "mean"].items():
+        wanted = sum(parts[str(run)] * weights[run][name] for run in (first, second)) / sum(parts.values())
+        torch.testing.assert_close(value, wanted)
+    assert len(said) % 2 == 0, "each step tries both"
+    assert finish_run(tmp_path / "mean", rows_of()).metrics["valid"]
+
+
+def test_runs_that_cannot_be_averaged_are_named(base: Path, tmp_path: Path) -> None:
+    first, other = tmp_path / "first", tmp_path / "other"
+    train(rows_of(), recipe_of(base), first)
+    train(rows_of(), recipe_of(base, run={"head_hidden": 4}), other)
+    with pytest.raises(Fatal, match=r"first: has other heads or another encoder or tokenizer than .*other"):
+        average(rows_of(), [first, other], tmp_path / "mean", say=print)
+    with pytest.raises(Fatal, match="two different runs"):
+        average(rows_of(), [first, first], tmp_path / "mean", say=print)
+    with pytest.raises(Fatal, match=r"nowhere: not the folder of a finished training run"):
+        average(rows_of(), [first, tmp_path / "nowhere"], tmp_path / "mean", say=print)
+    with pytest.raises(Fatal, match=r"first: is not empty"):
+        average(rows_of(), [other, first], first, say=print)

@@ -80,6 +80,8 @@ def _choose(
         tried = []
         for run in weights:
             more = parts + Counter([run])
+            if len(more) == 1 and parts:  # the same run alone again
+                continue
             network.load_state_dict(_mean(weights, more))
             metrics = validate(network, examples, bf16=bf16)
             if metric not in metrics:

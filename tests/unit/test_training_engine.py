@@ -283,7 +283,7 @@ def test_the_mean_of_two_runs_is_what_the_validation_split_prefers(base: Path, t
     for name, value in weights[tmp_path / "mean"].items():
         wanted = sum(parts[str(run)] * weights[run][name] for run in (first, second)) / sum(parts.values())
         torch.testing.assert_close(value, wanted)
-    assert len(said) % 2 == 0, "each step tries both"
+    assert len(said) >= 3, "both alone, then together"
     assert finish_run(tmp_path / "mean", rows_of()).metrics["valid"]
 
 

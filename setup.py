@@ -19,11 +19,14 @@ COMPILED = (
     ),
 )
 
+# What mypyc has to see the types of, beside itself.
+NEEDED = ["mypy>=2.4", "msgspec>=0.22", "pydantic>=2"]
+
 if os.environ.get("TAPEWATCH_COMPILE") == "1":
     try:
         from mypyc.build import mypycify
     except ImportError:  # asked what a build needs
-        setup(setup_requires=["mypy>=2.4"])
+        setup(setup_requires=NEEDED)
     else:
         setup(ext_modules=mypycify([*COMPILED]))
 else:

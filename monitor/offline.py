@@ -169,9 +169,9 @@ def average(data: Sequence[Path], runs: Sequence[Path], out: Path, *, say: Calla
     from monitor.learning.rows import read_rows
 
     rows = [row for path in data for row in read_rows(path)]
-    found = mean_of(rows, runs, out, say=say)
+    metrics = mean_of(rows, runs, out, say=say)
     finished = finish_run(out, rows)
-    return {"out": str(out), "validation": found.metrics, "metrics": finished.metrics}
+    return {"out": str(out), "validation": metrics, "metrics": finished.metrics}
 
 
 def distil(

@@ -13,10 +13,9 @@ import math
 
 from monitor.alerting.cusum import step_bank
 from monitor.alerting.market import PEAK_PRIOR_DAYS, Market, decay
-from monitor.alerting.records import BlockStep, Expected, Habit
+from monitor.alerting.records import HOUR_MS, BlockStep, Expected, Habit
 from monitor.alerting.rules import BaselineRules
 
-HOUR_MS = 3_600_000
 BLOCK_MS = 4 * HOUR_MS
 DAY_MS = 24 * HOUR_MS
 _DAY_BLOCKS = DAY_MS // BLOCK_MS

@@ -25,7 +25,8 @@ def watch(settings: Settings, *, entities: int, mentions: int) -> dict[str, Any]
     """Mentions a second of one core's time, on made-up mentions. Every entity was spoken of three days before; the load is
     about the first few hundred, and the others have been idle since.
 
-    `compiled`: see setup.py. `bytes_per_idle_entity`: held for one with a record in both channels, of whom nobody has spoken for a day.
+    `compiled`: see setup.py. `bytes_per_idle_entity`: held for one with a record in both channels, of whom nobody has spoken
+    for a day.
     """
     rules = load_rules(settings.rules.path)
     core = _core(rules)

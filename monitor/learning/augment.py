@@ -70,23 +70,8 @@ _LESS_IS_GOOD = (
 )
 _NOT_MONEY = {"operating margin", "market share", "customer defections"}
 # The same for reports that tell two amounts and leave it to the reader which is the better.
-_EARNED = (
-    *(
-        "operating profit",
-        "pretax profit",
-        "net profit",
-        "net sales",
-        "turnover",
-        "EBITDA",
-        "order book",
-        "free cash flow",
-    ),
-    *("net interest income", "comparable sales", "gross profit", "like-for-like sales", "fee income", "new orders"),
-)
-_LOST = (
-    *("operating loss", "pretax loss", "net loss", "net debt", "impairments", "credit losses", "restructuring charges"),
-    *("inventory write-downs", "legal costs", "interest expense"),
-)
+_EARNED = ("operating profit", "pretax profit", "net profit", "net sales", "turnover", "EBITDA", "order book", "free cash flow", "net interest income", "comparable sales", "gross profit", "like-for-like sales", "fee income", "new orders")  # fmt: skip
+_LOST = ("operating loss", "pretax loss", "net loss", "net debt", "impairments", "credit losses", "restructuring charges", "inventory write-downs", "legal costs", "interest expense")  # fmt: skip
 _CURRENCIES = (
     "EUR {} mn",
     "EUR {} million",

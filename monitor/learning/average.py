@@ -18,43 +18,44 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from exporters.network import Network, load_run, save_run
+from exporters.network import Network, save_run
 from monitor.errors import Fatal
 from monitor.learning.epoch import teaches
 from monitor.learning.features import Example, make_examples
+from monitor.learning.finish import best_of, identity_of, rows_of_run
 from monitor.learning.recipe import Recipe
-from monitor.learning.rows import LabelledRow, fingerprint, splits_of
-from monitor.learning.train import BEST, RUN_FILE, Trained, allowed, computes_bf16
+from monitor.learning.rows import LabelledRow, splits_of
+from monitor.learning.train import BEST, RUN_FILE, computes_bf16
 from monitor.learning.validate import validate
 
 PARTS_MAX = 8
 
 
-def average(rows: Sequence[LabelledRow], runs: Sequence[Path], out: Path, *, say: Callable[[str], None]) -> Trained:
-    """Leave in `out` a run like the last of `runs`, with the mean of their best networks instead of its own.
+def average(
+    rows: Sequence[LabelledRow], runs: Sequence[Path], out: Path, *, say: Callable[[str], None]
+) -> dict[str, float]:
+    """Leave in `out` a run like the last of `runs`, with the mean of their best networks instead of its own; returns what
+    the validation split says of it.
 
-    `rows`: those that the last was trained on; its recipe says by which metric a mean is better. Raises Fatal when a folder
+    `rows`: those that the last was trained on; its recipe says by which metric a mean is better. The others must have split
+    their rows as it did, or rows that they were trained on come to judge. Raises Fatal when a folder
     is no finished run, when networks differ in more than weights, or when `out` is not empty.
     """
     if len(set(runs)) < 2:
         raise Fatal("an average needs two different runs or more")
     if out.exists() and any(out.iterdir()):
         raise Fatal(f"{out}: is not empty; name another folder")
-    networks = {run: _network(run) for run in runs}
-    last, network = runs[-1], networks[runs[-1]]
+    networks = {run: best_of(run) for run in runs}
+    last, network = runs[-1], best_of(runs[-1])  # one of its own, to hold means
     for run, other in networks.items():
-        if other.spec != network.spec or _tokenizer(run).to_str() != _tokenizer(last).to_str():
+        if other.spec != network.spec or _tokenizer(run).read_bytes() != _tokenizer(last).read_bytes():
             raise Fatal(
                 f"{run}: has other heads or another encoder or tokenizer than {last}; runs of one descent can be averaged"
             )
-    identity = json.loads((last / RUN_FILE).read_text("utf-8"))
+    identity = identity_of(last)
     recipe = Recipe.model_validate(identity["recipe"])
-    rows = allowed(rows, recipe)
-    if fingerprint(rows) != identity["data"]:
-        raise Fatal(f"{last}: was trained on other rows; give the same --data files")
-    examples = _validation(rows, recipe, network, _tokenizer(last))
+    examples = _validation(rows_of_run(last, rows), recipe, network, Tokenizer.from_file(str(_tokenizer(last))))
     weights = {run: each.state_dict() for run, each in networks.items()}
-    network = _network(last)  # one of its own to hold means
     parts, metrics = _choose(weights, network, examples, recipe, say)
     network.load_state_dict(_mean(weights, parts))
     out.mkdir(parents=True, exist_ok=True)
@@ -63,7 +64,7 @@ def average(rows: Sequence[LabelledRow], runs: Sequence[Path], out: Path, *, say
     save_run(out / BEST, network, out / "tokenizer.json")
     told = identity | {"average": {str(run): parts[run] for run in runs}}
     (out / RUN_FILE).write_text(json.dumps(told, indent=1, sort_keys=True) + "\n", "utf-8")
-    return Trained(folder=out / BEST, metrics=metrics, epochs=0)
+    return metrics
 
 
 def _choose(
@@ -113,12 +114,5 @@ def _validation(rows: Sequence[LabelledRow], recipe: Recipe, network: Network, t
     return [example for example in examples if teaches(example, recipe)]
 
 
-def _network(run: Path) -> Network:
-    try:
-        return load_run(run / BEST)
-    except (FileNotFoundError, ValueError) as err:
-        raise Fatal(f"{run}: not the folder of a finished training run: {err}") from err
-
-
-def _tokenizer(run: Path) -> Tokenizer:
-    return Tokenizer.from_file(str(run / BEST / "tokenizer.json"))
+def _tokenizer(run: Path) -> Path:
+    return run / BEST / "tokenizer.json"

@@ -45,22 +45,14 @@ def finish_run(run: Path, rows: Sequence[LabelledRow]) -> Finished:
     """
     from tokenizers import Tokenizer
 
-    from exporters.network import load_run
     from monitor.learning.epoch import teaches
     from monitor.learning.features import make_examples
     from monitor.learning.outputs import as_heads, gather_outputs, merge_outputs
     from monitor.learning.recipe import Recipe, head_for
-    from monitor.learning.train import BEST, RUN_FILE, allowed
 
-    try:
-        identity = json.loads((run / RUN_FILE).read_text("utf-8"))
-        network = load_run(run / BEST)
-    except (FileNotFoundError, ValueError) as err:
-        raise Fatal(f"{run}: not the folder of a finished training run: {err}") from err
+    network, identity = best_of(run), identity_of(run)
     recipe = Recipe.model_validate(identity["recipe"])
-    rows = allowed(rows, recipe)
-    if fingerprint(rows) != identity["data"]:
-        raise Fatal(f"{run}: was trained on other rows; give the same --data files")
+    rows = rows_of_run(run, rows)
     sides = splits_of(rows, valid_percent=recipe.data.valid_percent, test_percent=recipe.data.test_percent)
     tokenizer = Tokenizer.from_file(str(run / "tokenizer.json"))
     spec, data = network.spec, recipe.data
@@ -115,6 +107,40 @@ def finish_run(run: Path, rows: Sequence[LabelledRow]) -> Finished:
         stream.writelines(msgspec.json.encode(row) + b"\n" for row in judged)
     (run / FINISHED).write_text(json.dumps(asdict(finished), indent=1, sort_keys=True) + "\n", "utf-8")
     return finished
+
+
+def best_of(run: Path) -> Any:
+    """The best network of a finished run. Raises Fatal naming the folder when it is none."""
+    from exporters.network import load_run
+    from monitor.learning.train import BEST
+
+    try:
+        return load_run(run / BEST)
+    except (FileNotFoundError, ValueError) as err:
+        raise Fatal(f"{run}: not the folder of a finished training run: {err}") from err
+
+
+def identity_of(run: Path) -> dict[str, Any]:
+    """`recipe` and `data`, the fingerprint of the rows. Raises Fatal naming the folder when it holds no run."""
+    from monitor.learning.train import RUN_FILE
+
+    try:
+        found: dict[str, Any] = json.loads((run / RUN_FILE).read_text("utf-8"))
+    except (FileNotFoundError, ValueError) as err:
+        raise Fatal(f"{run}: not the folder of a finished training run: {err}") from err
+    return found
+
+
+def rows_of_run(run: Path, rows: Sequence[LabelledRow]) -> list[LabelledRow]:
+    """Those of `rows` that its recipe let train. Raises Fatal when they are not those that it was trained on."""
+    from monitor.learning.recipe import Recipe
+    from monitor.learning.train import allowed
+
+    identity = identity_of(run)
+    kept = allowed(rows, Recipe.model_validate(identity["recipe"]))
+    if fingerprint(kept) != identity["data"]:
+        raise Fatal(f"{run}: was trained on other rows; give the same --data files")
+    return kept
 
 
 def sources_of_heads(spec: Any, data: Any) -> dict[str, dict[str, list[str]]]:

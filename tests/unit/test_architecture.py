@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -141,3 +143,28 @@ def _calls_now(path: Path) -> bool:
         and node.func.attr in names
         for node in ast.walk(ast.parse(path.read_text("utf-8")))
     )
+
+
+def test_a_compiled_build_sees_the_types_of_all_that_the_code_imports() -> None:
+    """An isolated build has nothing but what setup.py asks for, and mypyc refuses what it can't see."""
+    listed = next(
+        ast.literal_eval(node.value)
+        for node in ast.parse((ROOT / "setup.py").read_text("utf-8")).body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "NEEDED"
+    )
+    needed = {re.split(r"[<>=]", each)[0] for each in listed}
+    files = [path for room in ("alerting", "windows", "loops/core") for path in (ROOT / "monitor" / room).glob("*.py")]
+    files += [ROOT / "monitor" / f"{name}.py" for name in COMMON]
+    imported = {
+        name.partition(".")[0]
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        for name in (
+            [each.name for each in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+    assert imported - sys.stdlib_module_names - {"monitor"} <= needed

@@ -12,11 +12,25 @@ import msgspec
 
 from monitor.app import FileLine, make_reader, make_scorer
 from monitor.errors import Fatal, Rejectable
-from monitor.records import Document, LinkedEntity
+from monitor.records import Document, LinkedEntity, Span
 from monitor.settings import Settings
 
 Linked = tuple[Document, tuple[LinkedEntity, ...]]
 Progress = Callable[[int], None]
+
+
+class _Target(msgspec.Struct):
+    target: str = ""
+    start: int | None = None
+    end: int | None = None
+
+
+class _Text(msgspec.Struct):
+    """What is read of a line that a teacher is asked about."""
+
+    text: str = ""
+    license: str = ""
+    mentions: tuple[_Target, ...] = ()
 
 
 def read_documents(
@@ -187,61 +201,78 @@ def distil(
 ) -> dict[str, Any]:
     """A teacher's soft labels for texts that nobody has labelled, as rows that `train --data` reads.
 
-    From each file as many texts as from the others; each names a company, and about half have a tone.
+    From each file as many texts as from the others, as far as it has them; about half have a tone. A labelled file may be
+    given too: the teacher then says of its texts what people were not asked.
     """
     import gzip
     import random
 
-    from monitor.learning.distil import choose, soften
+    from monitor.learning.distil import choose, question, shares, soften
 
     if out.exists():
         raise Fatal(f"{out}: exists already; name another file")
     scorer = make_scorer(settings)
-    chosen: list[Linked] = []
+    pools: list[list[tuple[Linked, str]]] = []
+    seen = set[str]()
     for file in texts:
-        known: dict[str, Linked] = {}
-        for document, entities in _linked_texts(settings, file, watchlist):
-            if any(entity.spans for entity in entities):
-                known.setdefault(document.text.casefold(), (document, entities))
-        share = rows_max // len(texts)
-        pool = list(known.values())
-        candidates = random.Random(7).sample(pool, min(len(pool), 3 * share))  # noqa: S311 - a sample, not a secret
+        pool = []
+        for linked, own in _texts_to_ask(settings, file, watchlist):
+            key = linked[0].text.casefold()
+            if linked[1] and key not in seen:
+                seen.add(key)
+                pool.append((linked, own or licence))
+        pools.append(pool)
+    questions = []
+    for pool, share in zip(pools, shares([len(pool) for pool in pools], rows_max), strict=True):
+        licences = {linked[0].text: stated for linked, stated in pool}
+        sample = random.Random(7).sample(pool, min(len(pool), 3 * share))  # noqa: S311 - a sample, not a secret
+        candidates = [linked for linked, _ in sample]
         judged = [
             found
             for start in range(0, len(candidates), 512)
             for found in scorer.judge(candidates[start : start + 512], now_ms=0)
         ]
-        chosen += choose(candidates, judged, rows_max=share)
-    if not chosen:
-        raise Fatal(f"{', '.join(map(str, texts))}: no text names a company of the watchlist")
+        chosen = choose(candidates, judged, rows_max=share)
+        questions += [question(*linked, licence=licences[linked[0].text]) for linked in chosen]
+    if not questions:
+        raise Fatal(f"{', '.join(map(str, texts))}: no text names anybody")
     half = out.with_name(out.name + ".half")
     written = 0
     with gzip.GzipFile(half, "wb", mtime=0) as stream:
-        for row in soften(teacher, chosen, licence=licence, progress=progress):
+        for row in soften(teacher, questions, progress=progress):
             stream.write(msgspec.json.encode(row) + b"\n")
             written += 1
     half.replace(out)
     return {"out": str(out), "rows": written}
 
 
-def _linked_texts(settings: Settings, file: Path, watchlist: Path | None) -> Iterator[Linked]:
-    """Lines of the message schema, or of nothing but `text`."""
+def _texts_to_ask(settings: Settings, file: Path, watchlist: Path | None) -> Iterator[tuple[Linked, str]]:
+    """Texts with whom a teacher is asked about, and their licence as stated in the line.
+
+    Lines of the message schema, of labelled rows, or of nothing but `text`. Who is named in a text: the targets of its row,
+    and companies of the watchlist; where there are none, whatever looks like a name.
+    """
+    from monitor.learning.distil import names_in
     from monitor.linking import Linker, load_watchlist
     from monitor.replay import lines
-
-    class _Text(msgspec.Struct):
-        text: str = ""
 
     found = load_watchlist(watchlist or settings.watchlist.path)
     reader, linker = make_reader(settings, found), Linker(found)
     for number, (_, line) in enumerate(lines(file, lambda _bytes: None), 1):
         try:
-            text = msgspec.json.decode(line, type=_Text).text
-            if text:
-                document = Document(id=str(number), source=file.name, channel="news", published_at_ms=0, title=text)
-                yield document, linker.link(text)
+            row = msgspec.json.decode(line, type=_Text)
+            if not row.text:
+                document, entities = reader.read(FileLine(settings, file, number, line))
             else:
-                yield reader.read(FileLine(settings, file, number, line))
+                document = Document(id=str(number), source=file.name, channel="news", published_at_ms=0, title=row.text)
+                targets = {
+                    (m.start, m.end): LinkedEntity(entity=m.target, spans=(Span(start=m.start, end=m.end),), cue="name")
+                    for m in row.mentions
+                    if m.start is not None and m.end is not None and m.start < m.end <= len(row.text)
+                }
+                entities = tuple(targets.values()) or linker.link(row.text)
+            entities = tuple(entity for entity in entities if entity.spans) or names_in(document.text)
+            yield (document, entities), row.license
         except (msgspec.DecodeError, UnicodeDecodeError, Rejectable) as err:
             raise Fatal(f"{file}: line {number}: {err}") from err
 

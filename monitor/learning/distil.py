@@ -7,18 +7,41 @@ loss, which for soft targets is the Kullback–Leibler divergence up to a consta
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from monitor.errors import Fatal
 from monitor.learning.rows import LabelledMention, LabelledRow
-from monitor.records import Document, LinkedEntity, ScoredMention
+from monitor.records import Document, LinkedEntity, ScoredMention, Span
 
 Linked = tuple[Document, tuple[LinkedEntity, ...]]
 SOURCE = "teacher"
 _EVEN = (1 / 3, 1 / 3, 1 / 3)
 _ROWS_A_BATCH = 48
+_NAMES_MAX = 2
+_CAPITALISED = r"[A-Z][\w&'’-]*"
+_NAME = re.compile(rf"\$[A-Za-z][A-Za-z.]*[A-Za-z]|(?:{_CAPITALISED})(?: (?:& )?{_CAPITALISED}){{0,2}}")
+
+
+def names_in(text: str) -> tuple[LinkedEntity, ...]:
+    """Who a text may speak of when no watchlist knows: its first cashtags or runs of capitalised words, at most two.
+
+    What they are matters little: the small network learns what the teacher says of just these words.
+    """
+    found = [match for match in _NAME.finditer(text) if len(match[0]) > 1][:_NAMES_MAX]
+    return tuple(LinkedEntity(entity=m[0], spans=(Span(start=m.start(), end=m.end()),), cue="name") for m in found)
+
+
+def shares(pools: Sequence[int], rows_max: int) -> list[int]:
+    """How many rows each pool of texts gives: as many as the others, and what a small one lacks the larger ones give."""
+    given = [0] * len(pools)
+    left = rows_max
+    for taken, index in enumerate(sorted(range(len(pools)), key=pools.__getitem__)):
+        given[index] = min(pools[index], left // (len(pools) - taken))
+        left -= given[index]
+    return given
 
 
 def choose(
@@ -46,34 +69,8 @@ def choose(
     return chosen
 
 
-def soften(
-    teacher: Path, linked: Sequence[Linked], *, licence: str, progress: Callable[[int], None] = lambda _rows: None
-) -> Iterator[LabelledRow]:
-    """One row a text, with the probabilities of the teacher's serving heads for the text and for each of its companies.
-
-    `teacher`: the `best` folder of a training run. Raises Fatal when it isn't one, or lacks a serving head.
-    """
-    from tokenizers import Tokenizer
-
-    from exporters.network import load_run
-
-    try:
-        network = load_run(teacher)
-    except (FileNotFoundError, ValueError) as err:
-        raise Fatal(f"{teacher}: not the best network of a training run: {err}") from err
-    if not (network.spec.serve_document and network.spec.serve_mention):
-        raise Fatal(f"{teacher}: a teacher needs a head for documents and one for mentions")
-    tokenizer = Tokenizer.from_file(str(teacher / "tokenizer.json"))
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(network.spec.tokens_max)
-    rows = sorted((_question(*each, licence=licence) for each in linked), key=lambda row: (len(row.text), row.text))
-    for start in range(0, len(rows), _ROWS_A_BATCH):
-        batch = rows[start : start + _ROWS_A_BATCH]
-        yield from _answers(network, tokenizer, batch)
-        progress(len(batch))
-
-
-def _question(document: Document, entities: Sequence[LinkedEntity], *, licence: str) -> LabelledRow:
+def question(document: Document, entities: Sequence[LinkedEntity], *, licence: str) -> LabelledRow:
+    """A row without answers: the text, and the first words that name each company."""
     return LabelledRow(
         text=document.text,
         source=SOURCE,
@@ -90,6 +87,33 @@ def _question(document: Document, entities: Sequence[LinkedEntity], *, licence: 
             if entity.spans
         ),
     )
+
+
+def soften(
+    teacher: Path, questions: Sequence[LabelledRow], *, progress: Callable[[int], None] = lambda _rows: None
+) -> Iterator[LabelledRow]:
+    """Each of the questions with the probabilities of the teacher's serving heads for the text and for each of its companies.
+
+    `teacher`: the `best` folder of a training run. Raises Fatal when it isn't one, or lacks a serving head.
+    """
+    from tokenizers import Tokenizer
+
+    from exporters.network import load_run
+
+    try:
+        network = load_run(teacher)
+    except (FileNotFoundError, ValueError) as err:
+        raise Fatal(f"{teacher}: not the best network of a training run: {err}") from err
+    if not (network.spec.serve_document and network.spec.serve_mention):
+        raise Fatal(f"{teacher}: a teacher needs a head for documents and one for mentions")
+    tokenizer = Tokenizer.from_file(str(teacher / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(network.spec.tokens_max)
+    rows = sorted(questions, key=lambda row: (len(row.text), row.text))
+    for start in range(0, len(rows), _ROWS_A_BATCH):
+        batch = rows[start : start + _ROWS_A_BATCH]
+        yield from _answers(network, tokenizer, batch)
+        progress(len(batch))
 
 
 def _answers(network: Any, tokenizer: Any, rows: Sequence[LabelledRow]) -> Iterator[LabelledRow]:

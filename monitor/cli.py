@@ -328,6 +328,7 @@ def train(
     out: Annotated[Path, typer.Option("--out", help="The run's folder.")],
     recipe: Annotated[Path | None, typer.Option("--recipe", help="TOML; see configs/train/.")] = None,
     base: Annotated[str | None, typer.Option("--base", help="packaged:NAME, a folder, RUN/best or a hub name.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Instead of the recipe's.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -339,7 +340,9 @@ def train(
 
     follows = os.environ.get("RANK", "0") != "0"  # one of several processes; the leading one shows how far they are
     with _step_progress(quiet=as_json or follows) as progress:
-        summary = offline.train(data, out, recipe=recipe, base=base, resume=resume, progress=progress, warn=_warn)
+        summary = offline.train(
+            data, out, recipe=recipe, base=base, seed=seed, resume=resume, progress=progress, warn=_warn
+        )
     if summary is None:
         return
     _print_json(summary) if as_json else typer.echo(f"{out}: {summary['validation']}")

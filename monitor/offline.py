@@ -150,6 +150,7 @@ def train(
     *,
     recipe: Path | None,
     base: str | None,
+    seed: int | None,
     resume: bool,
     progress: Any,
     warn: Callable[[str], None],
@@ -167,6 +168,8 @@ def train(
     chosen = load_recipe(recipe)
     if base is not None:
         chosen = chosen.model_copy(update={"base": base})
+    if seed is not None:
+        chosen = chosen.model_copy(update={"run": chosen.run.model_copy(update={"seed": seed})})
     rows = [row for path in data for row in read_rows(path)]
     workers = Workers.of_environment()
     trained = fine_tune(rows, chosen, out, resume=resume, progress=progress, warn=warn, workers=workers)

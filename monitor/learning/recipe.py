@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -136,15 +136,13 @@ class Recipe(Part):
 
 
 def load_recipe(path: Path | None) -> Recipe:
-    """Raises Fatal with every fault, one line each: file, key, what is wrong."""
+    """A file may begin with `extends = "other.toml"`, beside it: the other's keys hold where it says nothing else.
+
+    Raises Fatal with every fault, one line each: file, key, what is wrong.
+    """
     if path is None:
         return Recipe()
-    try:
-        raw = tomllib.loads(path.read_text("utf-8"))
-    except FileNotFoundError as err:
-        raise Fatal(f"{path}: no such file; name a recipe with --recipe") from err
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
-        raise Fatal(f"{path}: not readable as TOML: {err}") from err
+    raw = _read(path, ())
     try:
         recipe = Recipe.model_validate(raw)
     except ValidationError as err:
@@ -171,6 +169,32 @@ def load_recipe(path: Path | None) -> Recipe:
     if faults:
         raise Fatal(f"{path}: {len(faults)} fault(s)", faults=faults)
     return recipe
+
+
+def _read(path: Path, extending: tuple[Path, ...]) -> dict[str, Any]:
+    asked_by = f"{extending[-1]}: extends: " if extending else ""
+    if path in extending:
+        raise Fatal(f"{asked_by}{path} extends this file in turn")
+    try:
+        raw = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError as err:
+        raise Fatal(f"{asked_by}{path}: no such file; name a recipe with --recipe") from err
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
+        raise Fatal(f"{asked_by}{path}: not readable as TOML: {err}") from err
+    other = raw.pop("extends", None)
+    if other is None:
+        return raw
+    if not isinstance(other, str) or not other:
+        raise Fatal(f"{path}: extends: must be the name of a recipe file")
+    return _over(_read(path.parent / other, (*extending, path)), raw)
+
+
+def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Tables are laid over each other key by key, all else is replaced."""
+    both = {
+        k: _over(below[k], v) if isinstance(v, dict) and isinstance(below.get(k), dict) else v for k, v in above.items()
+    }
+    return below | both
 
 
 def head_for(heads: dict[str, str], source: str) -> str | None:

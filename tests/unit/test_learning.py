@@ -217,6 +217,29 @@ def test_a_recipes_faults_come_all_at_once(tmp_path: Path) -> None:
     assert len(caught.value.faults) == 2
 
 
+def test_a_recipe_says_what_is_other_than_in_the_one_it_extends(tmp_path: Path) -> None:
+    (tmp_path / "first.toml").write_text("name = 'a'\n[run]\nepochs = 5\nseed = 1\n[data.passes]\nx = 2\ny = 3\n")
+    (tmp_path / "second.toml").write_text("extends = 'first.toml'\n[run]\nseed = 2\n[data.passes]\nx = 0.5\n")
+    (tmp_path / "third.toml").write_text("extends = 'second.toml'\n[optimiser]\nrate = 1\n")
+    found = load_recipe(tmp_path / "third.toml")
+    assert (found.name, found.run.epochs, found.run.seed, found.optimiser.rate) == ("a", 5, 2, 1.0)
+    assert found.data.passes == {"x": 0.5, "y": 3.0}
+
+
+@pytest.mark.parametrize(
+    ("says", "told"),
+    [
+        ("extends = 'recipe.toml'", r"recipe\.toml: extends: .*recipe\.toml extends this file in turn"),
+        ("extends = 'lost.toml'", r"recipe\.toml: extends: .*lost\.toml: no such file"),
+        ("extends = 3", r"recipe\.toml: extends: must be the name"),
+    ],
+)
+def test_a_recipe_that_extends_nothing_that_can_be(tmp_path: Path, says: str, told: str) -> None:
+    (tmp_path / "recipe.toml").write_text(says + "\n")
+    with pytest.raises(Fatal, match=told):
+        load_recipe(tmp_path / "recipe.toml")
+
+
 def test_the_recipes_that_come_with_the_product_are_sound() -> None:
     for path in Path("configs/train").glob("*.toml"):
         assert load_recipe(path).name.startswith("tapewatch")

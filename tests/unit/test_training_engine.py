@@ -245,7 +245,7 @@ def test_two_processes_train_one_network(tmp_path: Path, base: Path) -> None:
     recipe = f"base = {json.dumps(str(base))}\n[optimiser]\nrate = 1e-2\n[run]\nepochs = 2\nbatch_documents = 16\nhead_hidden = 8\nthreads = 1\n"
     (tmp_path / "recipe.toml").write_text(recipe)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "monitor.cli", "train"]  # fmt: skip
-    command += ["--data", "rows.jsonl", "--recipe", "recipe.toml", "--out", "run", "--json"]
+    command += ["--data", "rows.jsonl", "--recipe", "recipe.toml", "--seed", "5", "--out", "run", "--json"]
     environ = {**os.environ, "PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False, timeout=280)
     assert done.returncode == 0, done.stderr[-2_000:]
@@ -254,6 +254,7 @@ def test_two_processes_train_one_network(tmp_path: Path, base: Path) -> None:
     assert [entry["epoch"] for entry in history] == [0, 1]
     assert history[1]["train"]["mention"] < history[0]["train"]["mention"]
     assert (tmp_path / "run" / "finished.json").is_file()
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["recipe"]["run"]["seed"] == 5
     weights = load_run(tmp_path / "run" / "best").state_dict()
     assert all(np.isfinite(value.numpy()).all() for value in weights.values())
 

@@ -228,14 +228,15 @@ def distil(
     questions = []
     for pool, share in zip(pools, shares([len(pool) for pool in pools], rows_max), strict=True):
         licences = {linked[0].text: stated for linked, stated in pool}
-        sample = random.Random(7).sample(pool, min(len(pool), 3 * share))  # noqa: S311 - a sample, not a secret
-        candidates = [linked for linked, _ in sample]
-        judged = [
-            found
-            for start in range(0, len(candidates), 512)
-            for found in scorer.judge(candidates[start : start + 512], now_ms=0)
-        ]
-        chosen = choose(candidates, judged, rows_max=share)
+        sample = random.Random(7).sample(pool, min(len(pool), 2 * share))  # noqa: S311 - a sample, not a secret
+        chosen = [linked for linked, _ in sample]
+        if len(chosen) > share:
+            judged = [
+                found
+                for start in range(0, len(chosen), 512)
+                for found in scorer.judge(chosen[start : start + 512], now_ms=0)
+            ]
+            chosen = choose(chosen, judged, rows_max=share)
         questions += [question(*linked, licence=licences[linked[0].text]) for linked in chosen]
     if not questions:
         raise Fatal(f"{', '.join(map(str, texts))}: no text names anybody")

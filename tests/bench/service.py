@@ -10,45 +10,24 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from monitor.broker import EmbeddedBroker, free_port
+from monitor.broker import free_port
 from monitor.demo.run import ROLES, is_ready, role_environment
 from tests.chaos.vitals import lag_of, metrics_of, sample_of, slope
-from tests.kafka_broker import ApacheKafka
-from tests.postgres import PostgresServer
+from tests.servers import servers
 
 CONFIG = Path(__file__).parents[2] / "configs" / "history.toml"
 TAPEWATCH = (sys.executable, "-m", "monitor.cli")
 STILL_S = 45.0  # so long must nothing change before it counts as done: a batch can take that long beside other work
 Samples = dict[str, list[tuple[float, float]]]
-
-
-@contextmanager
-def services(embedded: bool) -> Iterator[tuple[str, str]]:
-    """Bootstrap servers and the URL of an empty database, for as long as the block lasts."""
-    with ExitStack() as stack:
-        folders = [Path(tempfile.mkdtemp(prefix="tapewatch-bench-")) for _ in range(2)]
-        for folder in folders:
-            stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        if embedded:
-            broker = stack.enter_context(EmbeddedBroker())
-            yield broker.bootstrap_servers, f"sqlite:///{folders[0] / 'history.db'}"
-        else:
-            database = PostgresServer(folders[0]).start()
-            stack.callback(database.kill)
-            kafka = ApacheKafka(folders[1]).start()
-            stack.callback(kafka.kill)
-            yield kafka.bootstrap_servers, database.create("history")
 
 
 def told(port: int, name: str) -> int:
@@ -76,8 +55,8 @@ def roles_of(supervisor: int) -> dict[str, int]:
 def run(stream: Path, topic: str, out: Path, *, embedded: bool, config: Path) -> dict[str, Any]:
     """Start everything, play the stream, wait until nothing moves any more."""
     ports = {role: free_port() for role in ROLES}
-    with services(embedded) as (servers, database), ExitStack() as stack:
-        environ = role_environment(servers, database, ports)
+    with servers("history", kafka=not embedded, postgres=not embedded) as (bootstrap, database), ExitStack() as stack:
+        environ = role_environment(bootstrap, database, ports)
         service = subprocess.Popen([*TAPEWATCH, "run", "--config", str(config)], env=environ)
         stack.callback(service.wait)
         stack.callback(service.terminate)

@@ -11,9 +11,7 @@ import argparse
 import base64
 import os
 import secrets
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -23,7 +21,7 @@ from pathlib import Path
 import msgspec
 
 from monitor.app import make_reader, topics_of
-from monitor.broker import EmbeddedBroker, free_port
+from monitor.broker import free_port
 from monitor.chaos.load import endless, own_names
 from monitor.clock import SystemClock
 from monitor.delivery import WebhookSink
@@ -37,8 +35,7 @@ from monitor.settings import load_settings
 from monitor.store import Store
 from monitor.telemetry import configure_logs
 from tests.chaos.vitals import Sample, growth, lag_of, metrics_of, sample_of, settled, slope
-from tests.kafka_broker import ApacheKafka
-from tests.postgres import PostgresServer
+from tests.servers import servers
 
 CONFIG = Path(__file__).parents[2] / "configs" / "demo.toml"
 
@@ -252,23 +249,15 @@ def main() -> int:
     chosen = parser.parse_args()
     configure_logs(level="error")
     plan = SoakPlan(seconds=chosen.hours * 3_600, seed=chosen.seed, rate=chosen.rate)
-    with ExitStack() as stack:
-        folders = [Path(tempfile.mkdtemp(prefix="tapewatch-soak-")) for _ in range(2)]
-        for folder in folders:
-            stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        database = PostgresServer(folders[0]).start()
-        stack.callback(database.kill)
-        if os.environ.get("KAFKA_HOME"):
-            broker = ApacheKafka(folders[1]).start()
-            stack.callback(broker.kill)
-            servers = broker.bootstrap_servers
-        else:
-            servers = stack.enter_context(EmbeddedBroker()).bootstrap_servers
-        out = stack.enter_context(chosen.out.open("wb", buffering=0))
+    kafka = bool(os.environ.get("KAFKA_HOME"))
+    with (
+        servers("soak", kafka=kafka, postgres=True) as (bootstrap, database),
+        chosen.out.open("wb", buffering=0) as out,
+    ):
         verdict = soak(
             plan,
-            bootstrap_servers=servers,
-            database_url=database.create("soak"),
+            bootstrap_servers=bootstrap,
+            database_url=database,
             keep=lambda sample: out.write(msgspec.json.encode(sample) + b"\n"),
             say=lambda text: sys.stderr.write(text + "\n"),
         )

@@ -245,11 +245,10 @@ def run_role(settings: Settings, role: str, config: Path, orders: Orders) -> int
 
 def _run_score(settings: Settings, stop: threading.Event, clock: Clock, notifier: Notifier) -> None:
     """Raw topics → linker → model → topic mentions. The database keeps only which messages were begun."""
-    from monitor.intake.kafka import KafkaSink, KafkaSource, ensure_topics
+    from monitor.intake.kafka import KafkaSink, KafkaSource
     from monitor.linking import load_watchlist
     from monitor.loops.attempts import AttemptGuard
     from monitor.loops.score import ScoreLoop, ScorePolicy
-    from monitor.store import Store
 
     with ExitStack() as stack:
         parts = Parts.start(
@@ -258,15 +257,9 @@ def _run_score(settings: Settings, stop: threading.Event, clock: Clock, notifier
         watchlist = load_watchlist(settings.watchlist.path)
         scorer = make_scorer(settings, at_once=settings.score.batches_in_flight)
         kafka, config = settings.kafka, kafka_config(settings, role="score")
-        spread = (kafka.topic_mentions,)
-        _when_there(lambda: ensure_topics(config, topics_of(settings), create=kafka.create_topics, spread=spread), stop)
-        if stop.is_set():
-            return
-        store = _when_there(lambda: Store.open(database_url(settings)), stop)
+        store = _store_and_topics(stack, settings, config, clock, stop)
         if store is None:
             return
-        stack.callback(store.close)
-        _when_there(lambda: check_spread(store, settings, clock), stop)
         source = KafkaSource(
             config,
             topics=(kafka.topic_news, kafka.topic_social),
@@ -302,27 +295,20 @@ def _run_score(settings: Settings, stop: threading.Event, clock: Clock, notifier
 def _run_watch(settings: Settings, stop: threading.Event, clock: Clock, notifier: Notifier) -> None:
     """Topic mentions → windows → alerts, in the database."""
     from monitor.alerting import load_rules
-    from monitor.intake.kafka import KafkaSource, ensure_topics
+    from monitor.intake.kafka import KafkaSource
     from monitor.intake.progress import GroupProgress
     from monitor.linking import load_watchlist
     from monitor.loops.paging import Paging
     from monitor.loops.watch import WatchLoop, WatchLoopPolicy
     from monitor.loops.watchkeeping import Watchkeeping
-    from monitor.store import Store
 
     with ExitStack() as stack:
         parts = Parts.start(stack, settings, "watch", settings.watch.telemetry_port, clock, notifier)
         rules = load_rules(settings.rules.path)
         watchlist = load_watchlist(settings.watchlist.path)
-        store = _when_there(lambda: Store.open(database_url(settings)), stop)
-        if store is None:
-            return
-        stack.callback(store.close)
         kafka, config = settings.kafka, kafka_config(settings, role="watch")
-        spread = (kafka.topic_mentions,)
-        _when_there(lambda: ensure_topics(config, topics_of(settings), create=kafka.create_topics, spread=spread), stop)
-        _when_there(lambda: check_spread(store, settings, clock), stop)
-        if stop.is_set():
+        store = _store_and_topics(stack, settings, config, clock, stop)
+        if store is None:
             return
         source = KafkaSource(
             config,
@@ -757,6 +743,24 @@ def _process_name() -> str:
 def _position(store: Store, topic: str, partition: int) -> int | None:
     place = store.partition_state(topic, partition)
     return place.next if place is not None else None
+
+
+def _store_and_topics(
+    stack: ExitStack, settings: Settings, config: KafkaConfig, clock: Clock, stop: threading.Event
+) -> Store | None:
+    """The database, once it and the topics are there; None when told to stop meanwhile."""
+    from monitor.intake.kafka import ensure_topics
+    from monitor.store import Store
+
+    kafka = settings.kafka
+    store = _when_there(lambda: Store.open(database_url(settings)), stop)
+    if store is None:
+        return None
+    stack.callback(store.close)
+    wanted, spread = topics_of(settings), (kafka.topic_mentions,)
+    _when_there(lambda: ensure_topics(config, wanted, create=kafka.create_topics, spread=spread), stop)
+    _when_there(lambda: check_spread(store, settings, clock), stop)
+    return None if stop.is_set() else store
 
 
 def _when_there(attempt: Callable[[], T], stop: threading.Event) -> T | None:

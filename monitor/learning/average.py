@@ -3,7 +3,8 @@
 Runs of which one began from the other's weights lie in one basin, and a mean between them is often better than each, most
 of all on texts like none that they learnt from (model soups: Wortsman et al. 2022, ICML; between a fine-tuned network and
 the one that it began from: Wortsman et al. 2022, CVPR). How often each takes part is chosen greedily, with replacement, on
-the validation split (ensemble selection: Caruana et al. 2004).
+the validation split, once from the best run on and once from all of them together, where a lucky single run misleads less
+(ensemble selection and its start from several: Caruana et al. 2004).
 """
 
 from __future__ import annotations
@@ -76,24 +77,33 @@ def _choose(
 ) -> tuple[Counter[Path], dict[str, float]]:
     """How often each run takes part, and what the validation split says of their mean."""
     bf16, metric = recipe.run.bf16 and computes_bf16(torch.device("cpu")), recipe.stop.metric
-    parts, best = Counter[Path](), dict[str, float]()
-    while parts.total() < PARTS_MAX:
-        tried = []
-        for run in weights:
-            more = parts + Counter([run])
-            if len(more) == 1 and parts:  # the same run alone again
-                continue
-            network.load_state_dict(_mean(weights, more))
+    known: dict[frozenset[tuple[Path, float]], dict[str, float]] = {}
+
+    def judge(parts: Counter[Path]) -> dict[str, float]:
+        same = frozenset((run, count / parts.total()) for run, count in parts.items())
+        if same not in known:
+            network.load_state_dict(_mean(weights, parts))
             metrics = validate(network, examples, bf16=bf16)
             if metric not in metrics:
                 raise Fatal(f"the rows of the validation split say nothing of {metric}, the recipe's stop.metric")
-            say(f"{' + '.join(f'{count} {each}' for each, count in more.items())}: {metric} {metrics[metric]:.4f}")
-            tried.append((metrics[metric], more, metrics))
-        _, more, metrics = max(tried, key=lambda each: each[0])
-        if best and metrics[metric] <= best[metric]:
-            break
-        parts, best = more, metrics
-    return parts, best
+            say(f"{' + '.join(f'{count} {each}' for each, count in parts.items())}: {metric} {metrics[metric]:.4f}")
+            known[same] = metrics
+        return known[same]
+
+    def best(candidates: Sequence[Counter[Path]]) -> Counter[Path]:
+        return max(candidates, key=lambda parts: judge(parts)[metric])
+
+    def grown(parts: Counter[Path]) -> Counter[Path]:
+        while parts.total() < PARTS_MAX:
+            more = best([parts + Counter([run]) for run in weights])
+            if judge(more)[metric] <= judge(parts)[metric]:
+                break
+            parts = more
+        return parts
+
+    alone = best([Counter([run]) for run in weights])
+    chosen = best([grown(alone), grown(Counter(weights.keys()))])
+    return chosen, judge(chosen)
 
 
 def _mean(weights: Mapping[Path, Mapping[str, Tensor]], parts: Counter[Path]) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ import torch
 
 from exporters.network import Network, load_run
 from monitor.errors import Fatal
+from monitor.learning import average as averaging
 from monitor.learning import bases
 from monitor.learning import train as engine
 from monitor.learning.average import average
@@ -286,6 +287,23 @@ def test_the_mean_of_two_runs_is_what_the_validation_split_prefers(base: Path, t
         torch.testing.assert_close(value, wanted)
     assert len(said) >= 3, "both alone, then together"
     assert finish_run(tmp_path / "mean", rows_of()).metrics["valid"]
+
+
+def test_a_mean_is_found_although_its_first_step_loses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two parts to one are best, but one to one is worse than the better run alone."""
+    goodness = {0.0: 0.8, 1.0: 0.9, 1 / 2: 0.85, 2 / 3: 0.95}
+
+    class Held:
+        def load_state_dict(self, weights: dict[str, torch.Tensor]) -> None:
+            self.value = round(float(weights["w"]), 6)
+
+    def judged(network: Held, _examples: object, *, bf16: bool) -> dict[str, float]:
+        return {"score": next((good for value, good in goodness.items() if abs(value - network.value) < 1e-5), 0.1)}
+
+    monkeypatch.setattr(averaging, "validate", judged)
+    weights = {Path("a"): {"w": torch.tensor(0.0)}, Path("b"): {"w": torch.tensor(1.0)}}
+    parts, metrics = averaging._choose(weights, Held(), [], Recipe(), lambda _text: None)  # type: ignore[arg-type]
+    assert (dict(parts), metrics) == ({Path("a"): 1, Path("b"): 2}, {"score": 0.95})
 
 
 def test_runs_that_cannot_be_averaged_are_named(base: Path, tmp_path: Path) -> None:

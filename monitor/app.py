@@ -26,7 +26,7 @@ import structlog
 
 from monitor.clock import Clock, SystemClock, to_rfc3339
 from monitor.errors import Fatal, Rejectable, Retryable
-from monitor.records import Channel, DeadLetter, Place, ScoredMention
+from monitor.records import UNDECODABLE, Channel, DeadLetter, Place, ScoredMention
 from monitor.service import Orders, checked, live
 from monitor.settings import Settings, load_settings, secret, url_secrets
 from monitor.supervisor import RestartPolicy, Supervisor
@@ -700,7 +700,7 @@ class FileLine:
 
         try:
             channel = msgspec.json.decode(line, type=_Channel).channel
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNDECODABLE:
             channel = "news"
         topic = settings.kafka.topic_social if channel == "social" else settings.kafka.topic_news
         self.place = Place(topic=topic, partition=0, offset=number)

@@ -12,7 +12,7 @@ import msgspec
 
 from monitor.app import FileLine, make_reader, make_scorer
 from monitor.errors import Fatal, Rejectable
-from monitor.records import Document, LinkedEntity, Span
+from monitor.records import UNDECODABLE, Document, LinkedEntity, Span
 from monitor.settings import Settings
 
 Linked = tuple[Document, tuple[LinkedEntity, ...]]
@@ -277,7 +277,7 @@ def _texts_to_ask(settings: Settings, file: Path, watchlist: Path | None) -> Ite
                 entities = tuple(targets.values()) or linker.link(row.text)
             entities = tuple(entity for entity in entities if entity.spans) or names_in(document.text)
             yield (document, entities), row.license
-        except (msgspec.DecodeError, UnicodeDecodeError, Rejectable) as err:
+        except (*UNDECODABLE, Rejectable) as err:
             raise Fatal(f"{file}: line {number}: {err}") from err
 
 

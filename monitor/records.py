@@ -16,6 +16,9 @@ Direction = Literal["negative", "positive"]
 AlertKind = Literal["tone", "burst", "drift", "divergence"]
 LABELS: tuple[str, str, str] = ("negative", "neutral", "positive")
 
+# What the decoder raises for bytes that are no such record; RecursionError for JSON that is nested too deeply.
+UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Base of all records. None can refer to itself, so the collector of cycles need not look at millions of them."""

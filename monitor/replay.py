@@ -20,6 +20,7 @@ import msgspec
 
 from monitor.clock import Clock
 from monitor.errors import Fatal
+from monitor.records import UNDECODABLE
 
 LINE_BYTES_MAX = 4_194_304
 
@@ -105,5 +106,5 @@ def _published_at_ms(line: bytes) -> int | None:
     try:
         stamp = msgspec.json.decode(line, type=_Stamp).published_at
         return round(datetime.fromisoformat(stamp).timestamp() * 1000) if stamp else None
-    except (ValueError, msgspec.DecodeError, UnicodeDecodeError, OverflowError):
+    except (*UNDECODABLE, ValueError, OverflowError):
         return None

@@ -16,7 +16,7 @@ import msgspec
 from monitor.backtest.run import BacktestResult
 from monitor.backtest.stories import group_stories
 from monitor.errors import Fatal
-from monitor.records import Alert, Direction, ScoredMention
+from monitor.records import UNDECODABLE, Alert, Direction, ScoredMention
 
 BEFORE_MS = 12 * 3_600_000
 AFTER_MS = 84 * 3_600_000
@@ -67,7 +67,7 @@ def load_events(path: Path) -> tuple[KnownEvent, ...]:
             datetime.fromisoformat(event.date)
             re.compile(event.pattern)
             events.append(event)
-        except (msgspec.MsgspecError, ValueError, re.error) as err:
+        except (*UNDECODABLE, ValueError, re.error) as err:
             faults.append(f"{path}: line {number}: {err}")
     if faults:
         raise Fatal(f"{path}: {len(faults)} fault(s)", faults=tuple(faults))

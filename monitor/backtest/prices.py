@@ -20,7 +20,7 @@ import msgspec
 
 from monitor.backtest.run import DAY_MS, BacktestResult
 from monitor.errors import Fatal
-from monitor.records import ScoredMention
+from monitor.records import UNDECODABLE, ScoredMention
 from monitor.windows import NoveltyMemory, NoveltyPolicy
 
 HOUR_MS = 3_600_000
@@ -110,7 +110,7 @@ def load_prices(path: Path) -> tuple[Day, ...]:
             day = msgspec.json.decode(line, type=Day)
             date.fromisoformat(day.date)
             days.append(day)
-        except (msgspec.MsgspecError, ValueError) as err:
+        except (*UNDECODABLE, ValueError) as err:
             faults.append(f"{path}: line {number}: {err}")
     if faults:
         raise Fatal(f"{path}: {len(faults)} fault(s)", faults=tuple(faults))

@@ -9,6 +9,7 @@ import msgspec
 
 from monitor.clock import to_rfc3339
 from monitor.demo.stream import DemoMessage, demo_messages
+from monitor.records import UNDECODABLE
 
 START_MS = 1_780_272_000_000  # 2026-06-01: the stream's own calendar
 ROUND_MS = 48 * 3_600_000
@@ -54,7 +55,7 @@ def _renamed(value: bytes, number: int) -> bytes:
     """Each round's documents are documents of their own; what is no JSON object stays as it is."""
     try:
         body = msgspec.json.decode(value)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNDECODABLE:
         return value
     if not isinstance(body, dict) or not isinstance(body.get("id"), str):
         return value

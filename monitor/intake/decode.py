@@ -17,7 +17,7 @@ import msgspec
 
 from monitor.clock import to_rfc3339
 from monitor.errors import Rejectable
-from monitor.records import Channel, Document, Place
+from monitor.records import UNDECODABLE, Channel, Document, Place
 
 Headers = Sequence[tuple[str, bytes]]
 
@@ -78,7 +78,7 @@ def _parse(value: bytes | None, place: Place, limits: DecodeLimits) -> dict[str,
         _refuse(place, "too_deep", f"nested deeper than {limits.depth_max}")
     try:
         fields = msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError) as err:
+    except UNDECODABLE as err:
         _refuse(place, "not_json", f"not JSON: {str(err)[:120]}")
     if not isinstance(fields, dict):
         _refuse(place, "not_an_object", f"a JSON {type(fields).__name__} where an object is expected")

@@ -16,7 +16,7 @@ from zlib import crc32
 import msgspec
 
 from monitor.errors import Fatal
-from monitor.records import LABELS, Record
+from monitor.records import LABELS, UNDECODABLE, Record
 
 Split = Literal["train", "valid", "test", "left_out"]
 GENERATED = "generated"  # the source of rows that `augment` writes
@@ -71,7 +71,7 @@ def read_rows(path: Path, *, faults_max: int = 20) -> list[LabelledRow]:
     for number, line in _lines(path):
         try:
             row = msgspec.json.decode(line, type=LabelledRow)
-        except (msgspec.DecodeError, UnicodeDecodeError) as err:
+        except UNDECODABLE as err:
             faults.append(f"{path}: line {number}: {err}")
             row = None
         if row is not None:

@@ -23,7 +23,7 @@ from monitor.loops.core import Fate, Outcome, PartitionCore
 from monitor.loops.lag import LagGauge
 from monitor.loops.offsets import Partition
 from monitor.loops.score import Message
-from monitor.records import DeadLetter, Notice, Progress, ScoredMention
+from monitor.records import UNDECODABLE, DeadLetter, Notice, Progress, ScoredMention
 from monitor.store import WatchTransaction
 from monitor.telemetry import Metrics
 
@@ -540,7 +540,7 @@ def decode_mention(message: Message) -> ScoredMention:
     """Raises Rejectable for bytes that no score role of ours wrote."""
     try:
         return msgspec.json.decode(message.value or b"", type=ScoredMention)
-    except (msgspec.DecodeError, UnicodeDecodeError) as err:
+    except UNDECODABLE as err:
         raise Rejectable(f"{message.place}: not a scored mention: {err}", reason="not_a_mention") from err
 
 
@@ -548,7 +548,7 @@ def decode_letter(message: Message, now_ms: int) -> DeadLetter:
     """A dead letter as score wrote it; foreign bytes on that topic are kept as a letter of their own."""
     try:
         return msgspec.json.decode(message.value or b"", type=DeadLetter)
-    except (msgspec.DecodeError, UnicodeDecodeError) as err:
+    except UNDECODABLE as err:
         return _letter(message, Rejectable(f"{message.place}: not a dead letter: {err}", reason="not_a_letter"), now_ms)
 
 

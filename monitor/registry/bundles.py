@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from monitor.errors import Fatal
-from monitor.records import LABELS, Record
+from monitor.records import LABELS, UNDECODABLE, Record
 from monitor.registry.graphs import read_graph
 from monitor.registry.signing import check_signature
 
@@ -125,7 +125,7 @@ def load_bundle(folder: Path | None = None, *, trusted: Sequence[Path] = ()) -> 
         check_signature(folder, blob, trusted)
     try:
         manifest = msgspec.json.decode(blob, type=_Manifest)
-    except msgspec.DecodeError as err:
+    except UNDECODABLE as err:
         raise Fatal(f"{path}: not a bundle manifest: {err}") from err
     if manifest.format != FORMAT:
         raise Fatal(f"{path}: format is {manifest.format}, this version reads {FORMAT}; export the bundle again")

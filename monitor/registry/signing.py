@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 
 from monitor.errors import Fatal
-from monitor.records import Record
+from monitor.records import UNDECODABLE, Record
 
 SIGNATURE = "signature.json"
 _PURPOSE = b"tapewatch bundle manifest, version 1\n"  # a signature for anything else is none for this
@@ -59,7 +59,7 @@ def check_signature(folder: Path, manifest: bytes, trusted: Sequence[Path]) -> s
         raise Fatal(
             f"{path}: can't be read ({err.strerror}); bundle.trusted_keys asks for a signature: tapewatch models sign"
         ) from err
-    except (msgspec.DecodeError, binascii.Error, ValueError) as err:
+    except (*UNDECODABLE, binascii.Error, ValueError) as err:
         raise Fatal(f"{path}: not a signature; sign the bundle again") from err
     if stated.algorithm != "ed25519":
         raise Fatal(f"{path}: algorithm is {stated.algorithm[:40]!r}, must be ed25519")

@@ -6,10 +6,17 @@ from pathlib import Path
 
 import pytest
 
+from monitor.app import FileLine
+from monitor.backtest.events import load_events
 from monitor.cli import main
-from monitor.errors import Fatal
+from monitor.errors import Fatal, Rejectable
+from monitor.learning.rows import read_rows
 from monitor.linking import Linker, load_watchlist
 from monitor.loops.core import Fate, PartitionCore
+from monitor.loops.watch import decode_letter, decode_mention
+from monitor.offline import read_documents
+from monitor.replay import lines
+from monitor.settings import load_settings
 from monitor.windows import Watermark, WatermarkPolicy
 from tests.unit.test_core import HOUR_MS, MINUTE_MS, POLICY, RULES, START_MS, history, mention, play
 
@@ -116,3 +123,38 @@ def test_a_backtest_of_rules_that_cannot_be_met_says_so_and_exits_2(
     assert f"{file}: " in (said := capsys.readouterr().err)
     assert told in said
     assert not (tmp_path / "out").exists()
+
+
+NESTED = b'{"text":"x","rest":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+
+
+def test_a_line_nested_without_end_is_a_line_like_others(tmp_path: Path) -> None:
+    """The decoder gives up on it by its depth, not as on bytes that are no JSON; nothing that reads a file may fall over it."""
+    file = tmp_path / "stream.jsonl"
+    file.write_bytes(b'{"published_at":"2024-01-02T00:00:00Z"}\n' + NESTED + b"\n")
+    (first_ms, _), (second_ms, line) = lines(file)
+    assert (second_ms, line) == (first_ms, NESTED), "sent on as it is: the service quarantines it"
+    with pytest.raises(Fatal) as caught:
+        read_rows(file)
+    assert any(fault.startswith(f"{file}: line 2: ") for fault in caught.value.faults)
+    with pytest.raises(Fatal, match=r"stream\.jsonl: 2 fault"):
+        load_events(file)
+
+
+@pytest.mark.parametrize("value", [NESTED, b"\xff", b"[]", None])
+def test_foreign_bytes_on_our_own_topics_are_quarantined(value: bytes | None) -> None:
+    message = FileLine(load_settings(Path("configs/default.toml")), Path("foreign"), 7, value or b"")
+    with pytest.raises(Rejectable, match=r"7.*not a scored mention"):
+        decode_mention(message)
+    assert decode_letter(message, 5).reason == "not_a_letter"
+
+
+def test_a_backtest_tells_a_line_nested_without_end_and_goes_on(tmp_path: Path) -> None:
+    file = tmp_path / "stream.jsonl"
+    file.write_bytes(
+        NESTED + b'\n{"id":"1","source":"s","published_at":"2024-01-02T00:00:00Z","title":"Apple falls"}\n'
+    )
+    settings, warned = load_settings(Path("configs/default.toml")), list[str]()
+    read = list(read_documents(settings, [file], None, progress=lambda _bytes: None, warn=warned.append))
+    assert [document.id for document, _ in read] == ["1"]
+    assert [told.startswith(f"{file}: line 1: ") for told in warned] == [True]

@@ -253,8 +253,8 @@ def distil(
 def _texts_to_ask(settings: Settings, file: Path, watchlist: Path | None) -> Iterator[tuple[Linked, str]]:
     """Texts with whom a teacher is asked about, and their licence as stated in the line.
 
-    Lines of the message schema, of labelled rows, or of nothing but `text`. Who is named in a text: the targets of its row,
-    and companies of the watchlist; where there are none, whatever looks like a name.
+    Lines of the message schema, of labelled rows, or of nothing but `text`. Who is named in a text: the targets of its row;
+    without any, companies of the watchlist; without these, whatever looks like a name.
     """
     from monitor.learning.distil import names_in
     from monitor.linking import Linker, load_watchlist
@@ -272,7 +272,7 @@ def _texts_to_ask(settings: Settings, file: Path, watchlist: Path | None) -> Ite
                 targets = {
                     (m.start, m.end): LinkedEntity(entity=m.target, spans=(Span(start=m.start, end=m.end),), cue="name")
                     for m in row.mentions
-                    if m.start is not None and m.end is not None and m.start < m.end <= len(row.text)
+                    if m.start is not None and m.end is not None and 0 <= m.start < m.end <= len(row.text)
                 }
                 entities = tuple(targets.values()) or linker.link(row.text)
             entities = tuple(entity for entity in entities if entity.spans) or names_in(document.text)

@@ -173,7 +173,7 @@ def load_recipe(path: Path | None) -> Recipe:
 
 def _read(path: Path, extending: tuple[Path, ...]) -> dict[str, Any]:
     asked_by = f"{extending[-1]}: extends: " if extending else ""
-    if path in extending:
+    if path.resolve() in [other.resolve() for other in extending]:
         raise Fatal(f"{asked_by}{path} extends this file in turn")
     try:
         raw = tomllib.loads(path.read_text("utf-8"))

@@ -230,11 +230,13 @@ def test_a_recipe_says_what_is_other_than_in_the_one_it_extends(tmp_path: Path) 
     ("says", "told"),
     [
         ("extends = 'recipe.toml'", r"recipe\.toml: extends: .*recipe\.toml extends this file in turn"),
+        ("extends = 'beside/../recipe.toml'", r"recipe\.toml extends this file in turn"),
         ("extends = 'lost.toml'", r"recipe\.toml: extends: .*lost\.toml: no such file"),
         ("extends = 3", r"recipe\.toml: extends: must be the name"),
     ],
 )
 def test_a_recipe_that_extends_nothing_that_can_be(tmp_path: Path, says: str, told: str) -> None:
+    (tmp_path / "beside").mkdir()
     (tmp_path / "recipe.toml").write_text(says + "\n")
     with pytest.raises(Fatal, match=told):
         load_recipe(tmp_path / "recipe.toml")

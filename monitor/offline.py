@@ -12,6 +12,7 @@ import msgspec
 
 from monitor.app import FileLine, make_reader, make_scorer
 from monitor.errors import Fatal, Rejectable
+from monitor.learning.rows import LabelledMention
 from monitor.records import UNDECODABLE, Document, LinkedEntity, Span
 from monitor.settings import Settings
 
@@ -19,18 +20,12 @@ Linked = tuple[Document, tuple[LinkedEntity, ...]]
 Progress = Callable[[int], None]
 
 
-class _Target(msgspec.Struct):
-    target: str = ""
-    start: int | None = None
-    end: int | None = None
-
-
 class _Text(msgspec.Struct):
     """What is read of a line that a teacher is asked about."""
 
     text: str = ""
     license: str = ""
-    mentions: tuple[_Target, ...] = ()
+    mentions: tuple[LabelledMention, ...] = ()
 
 
 def read_documents(
@@ -227,17 +222,15 @@ def distil(
         pools.append(pool)
     questions = []
     for pool, share in zip(pools, shares([len(pool) for pool in pools], rows_max), strict=True):
-        licences = {linked[0].text: stated for linked, stated in pool}
-        sample = random.Random(7).sample(pool, min(len(pool), 2 * share))  # noqa: S311 - a sample, not a secret
-        chosen = [linked for linked, _ in sample]
+        chosen = random.Random(7).sample(pool, min(len(pool), 2 * share))  # noqa: S311 - a sample, not a secret
         if len(chosen) > share:
             judged = [
                 found
                 for start in range(0, len(chosen), 512)
-                for found in scorer.judge(chosen[start : start + 512], now_ms=0)
+                for found in scorer.judge([linked for linked, _ in chosen[start : start + 512]], now_ms=0)
             ]
             chosen = choose(chosen, judged, rows_max=share)
-        questions += [question(*linked, licence=licences[linked[0].text]) for linked in chosen]
+        questions += [question(*linked, licence=stated) for linked, stated in chosen]
     if not questions:
         raise Fatal(f"{', '.join(map(str, texts))}: no text names anybody")
     half = out.with_name(out.name + ".half")

@@ -7,7 +7,6 @@ that names them. Secrets are never written here: `*_file` and `*_env` name where
 from __future__ import annotations
 
 import os
-import tomllib
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from monitor.errors import Fatal
+from monitor.toml_files import read_toml
 
 SECRET_CHARS_MIN = 6  # shorter ones would blank out ordinary words
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -163,12 +163,7 @@ class Settings(Section):
 def load_settings(path: Path, environ: dict[str, str] | None = None) -> Settings:
     """Read and validate. Raises Fatal with every fault, one line each: file, key, what is wrong."""
     environ = dict(os.environ) if environ is None else environ
-    try:
-        raw = tomllib.loads(path.read_text("utf-8"))
-    except FileNotFoundError as err:
-        raise Fatal(f"{path}: no such file; name one with --config") from err
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
-        raise Fatal(f"{path}: not readable as TOML: {err}") from err
+    raw = read_toml(path, missing="no such file; name one with --config")
     faults = [*_written_secrets(path, raw), *_override(raw, environ)]
     try:
         settings = Settings.model_validate(raw)

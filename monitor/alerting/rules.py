@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from monitor.errors import Fatal
 from monitor.records import AlertKind
+from monitor.toml_files import read_toml
 
 KINDS: tuple[AlertKind, ...] = ("burst", "tone", "drift", "divergence")
 BUCKET_S = 60
@@ -197,13 +197,7 @@ class Rules(_Section):
 
 def load_rules(path: Path) -> Rules:
     """Read and check. Raises Fatal with every fault, one line each: file, key, what to do."""
-    try:
-        raw = tomllib.loads(path.read_text("utf-8"))
-    except FileNotFoundError as err:
-        raise Fatal(f"{path}: no such rule file; set [rules] path to one") from err
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
-        raise Fatal(f"{path}: not readable as TOML: {err}") from err
-    return parse_rules(raw, str(path))
+    return parse_rules(read_toml(path, missing="no such rule file; set [rules] path to one"), str(path))
 
 
 def parse_rules(raw: dict[str, Any], where: str) -> Rules:

@@ -10,13 +10,13 @@ import random
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from monitor.errors import Fatal
 from monitor.learning.rows import LabelledMention, LabelledRow
 from monitor.records import Document, LinkedEntity, ScoredMention, Span
 
-Linked = tuple[Document, tuple[LinkedEntity, ...]]
+T = TypeVar("T")
 SOURCE = "teacher"
 _EVEN = (1 / 3, 1 / 3, 1 / 3)
 _ROWS_A_BATCH = 48
@@ -45,20 +45,20 @@ def shares(pools: Sequence[int], rows_max: int) -> list[int]:
 
 
 def choose(
-    linked: Sequence[Linked],
+    texts: Sequence[T],
     judged: Sequence[Sequence[ScoredMention]],
     *,
     rows_max: int,
     polarity_min: float = 0.3,
     seed: int = 7,
-) -> list[Linked]:
+) -> list[T]:
     """Half of the rows from texts in which some company is judged with a tone, half from the rest, as far as there are any.
 
     Most headlines are neutral: taken as they come, they would teach little else.
     """
-    toned: list[Linked] = []
-    calm: list[Linked] = []
-    for each, mentions in zip(linked, judged, strict=True):
+    toned: list[T] = []
+    calm: list[T] = []
+    for each, mentions in zip(texts, judged, strict=True):
         (toned if any(abs(m.polarity) >= polarity_min for m in mentions) else calm).append(each)
     rng = random.Random(seed)  # noqa: S311 - a sample, not a secret
     rng.shuffle(toned)
@@ -70,7 +70,7 @@ def choose(
 
 
 def question(document: Document, entities: Sequence[LinkedEntity], *, licence: str) -> LabelledRow:
-    """A row without answers: the text, and the first words that name each company."""
+    """A row without answers: the text, and the first of the words that name each company; each has some."""
     return LabelledRow(
         text=document.text,
         source=SOURCE,
@@ -84,7 +84,6 @@ def question(document: Document, entities: Sequence[LinkedEntity], *, licence: s
                 probabilities=_EVEN,
             )
             for entity in entities
-            if entity.spans
         ),
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -10,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from monitor.errors import Fatal
 from monitor.learning.rows import GENERATED
+from monitor.toml_files import read_toml
 
 T = TypeVar("T")
 Positive = Annotated[float, Field(gt=0)]
@@ -172,15 +172,10 @@ def load_recipe(path: Path | None) -> Recipe:
 
 
 def _read(path: Path, extending: tuple[Path, ...]) -> dict[str, Any]:
-    asked_by = f"{extending[-1]}: extends: " if extending else ""
     if path.resolve() in [other.resolve() for other in extending]:
-        raise Fatal(f"{asked_by}{path} extends this file in turn")
-    try:
-        raw = tomllib.loads(path.read_text("utf-8"))
-    except FileNotFoundError as err:
-        raise Fatal(f"{asked_by}{path}: no such file; name a recipe with --recipe") from err
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
-        raise Fatal(f"{asked_by}{path}: not readable as TOML: {err}") from err
+        raise Fatal(f"{extending[-1]}: extends: {path} extends this file in turn")
+    by = f"; {extending[-1]} extends it" if extending else "; name a recipe with --recipe"
+    raw = read_toml(path, missing=f"no such file{by}")
     other = raw.pop("extends", None)
     if other is None:
         return raw

@@ -23,7 +23,7 @@ ROOMS = (
     "telemetry",
     "windows",
 )
-COMMON = {"records", "errors", "clock"}
+COMMON = {"records", "errors", "clock", "toml_files"}
 # What a room may know beside the common ground, and why.
 ALLOWED = {
     "alerting": {"windows"},  # detectors are functions of its sums

@@ -160,11 +160,11 @@ def fingerprint(rows: Sequence[LabelledRow]) -> str:
 
 
 def licences(rows: Sequence[LabelledRow]) -> dict[str, str]:
-    """Source → licence as stated."""
-    found: dict[str, str] = {}
+    """Source → licence as stated; all of them, where its rows have several."""
+    found: dict[str, set[str]] = {}
     for row in rows:
-        found.setdefault(row.source or "unnamed", row.license)
-    return dict(sorted(found.items()))
+        found.setdefault(row.source or "unnamed", set()).add(row.license)
+    return {source: ", ".join(sorted(stated)) for source, stated in sorted(found.items())}
 
 
 def counts(rows: Sequence[LabelledRow]) -> Mapping[str, Any]:

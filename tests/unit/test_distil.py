@@ -8,7 +8,7 @@ import pytest
 from monitor import offline
 from monitor.errors import Fatal
 from monitor.learning.distil import choose, names_in, question, shares, soften
-from monitor.learning.rows import LabelledMention, LabelledRow, read_rows, splits_of
+from monitor.learning.rows import LabelledMention, LabelledRow, licences, read_rows, splits_of
 from monitor.records import Document, LinkedEntity, Span
 from monitor.settings import load_settings
 from tests.builders import WordJudge, tiny_run
@@ -110,3 +110,4 @@ def test_labelled_texts_may_be_asked_about_too(tmp_path: Path) -> None:
         "Profit of Benue Cement jumps": ["Profit", "Benue Cement"],
     }
     assert [rows[text].license for text in sorted(rows)] == ["not stated", "not stated", "MIT"]
+    assert licences(list(rows.values())) == {"teacher": "MIT, not stated"}
